@@ -1,0 +1,84 @@
+# `make` alone lists the targets. A fresh machine needs python3 (3.11 or newer), git and make, nothing else.
+
+PYTHON      ?= python3
+VENV        ?= .venv
+PYTEST_ARGS ?=
+BIN         := $(VENV)/bin
+PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
+COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev demo test test-fast lint format bench lock ci clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- environment -----------------------------------------------------------------------------------------
+
+install: $(VENV)/.installed ## hub and spoke in .venv/bin, from the hashed lock
+
+dev: $(VENV)/.installed-dev ## the same with what tests, lint and bench need
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'hubspoke needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo 'this Python cannot make a venv; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The project itself is installed last and without build isolation: hatchling is in the lock.
+$(VENV)/.installed: requirements/runtime.lock pyproject.toml | $(BIN)/python
+	$(PIP) install --require-hashes -r requirements/runtime.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements/dev.lock $(VENV)/.installed
+	$(PIP) install --require-hashes -r requirements/dev.lock
+	@touch $@
+
+# Hashes, no registry address. uv itself comes through pip into a throw-away environment.
+lock: | $(BIN)/python ## resolve the dependencies anew into requirements/*.lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip --disable-pip-version-check --quiet install uv
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header \
+	  pyproject.toml --group build --output-file requirements/runtime.lock
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --constraints requirements/runtime.lock \
+	  pyproject.toml --group dev --output-file requirements/dev.lock
+
+# --- use -------------------------------------------------------------------------------------------------
+
+demo: install ## a hub and a spoke on this machine, one agent, from invite to result
+	$(BIN)/python tests/e2e/demo.py
+
+test: dev ## every test, with coverage: all of common/, 95 % of everything
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(COVERAGE) run -m pytest $(PYTEST_ARGS)
+	@$(COVERAGE) combine --quiet
+	@$(COVERAGE) report --include 'common/*' --fail-under 100
+	@$(COVERAGE) report --fail-under 95
+
+test-fast: dev ## unit tests and everything not marked slow, without coverage
+	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+lint: dev ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: dev ## write the code the way lint wants it
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: dev ## throughput and latency, measured on this machine
+	$(BIN)/python -m tests.bench
+
+ci: ## what continuous integration runs, in an environment of its own
+	.ci/run
+
+clean: ## remove what was built; keys and state stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find hub spoke common tests -name __pycache__ -type d -prune -exec rm -rf {} +
