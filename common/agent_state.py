@@ -1,0 +1,124 @@
+"""The life of an agent as a table, and AgentStatus as it goes over the wire (PROTOCOL section 2.2).
+
+Two rules stand above the table:
+1. A terminal state (`completed`, `failed`, `killed`) is final: nothing leads out of it.
+2. Every transition counts `seq` up by one; a receiver keeps the highest `seq` of an agent and ignores the rest.
+
+`pending` is no state of an agent: it is what a hub shows before the spoke has answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import ConfigDict, Field
+
+from common.wire import TaskId, TolerantModel, Uuid7
+
+Status = Literal["queued", "spawning", "running", "completed", "failed", "killed"]
+AgentType = Literal["worker", "reviewer", "tester"]
+AGENT_TYPES: Final[tuple[AgentType, ...]] = ("worker", "reviewer", "tester")
+
+TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        # accepted, waiting for a slot; killed before it started
+        "queued": frozenset({"spawning", "failed", "killed"}),
+        # claimed by a worker; back to `queued` when the infrastructure failed and an attempt is left
+        "spawning": frozenset({"running", "queued", "failed", "killed"}),
+        # the program runs; back to `queued` when it was lost with the machine and an attempt is left
+        "running": frozenset({"queued", "completed", "failed", "killed"}),
+        "completed": frozenset(),
+        "failed": frozenset(),
+        "killed": frozenset(),
+    }
+)
+TERMINAL: Final = frozenset(status for status, following in TRANSITIONS.items() if not following)
+
+REASONS: Final = frozenset(
+    {
+        "exit_nonzero",
+        "agent_error",
+        "timeout",
+        "killed_by_peer",
+        "killed_by_operator",
+        "workspace_failed",
+        "spawn_failed",
+        "attempts_exhausted",
+        "lost",
+        "oom",
+        "tampered",
+    }
+)
+"""Why an agent ended in a terminal state other than `completed`. A receiver shows one that it does not know."""
+
+
+def may_follow(before: str, after: str) -> bool:
+    """Whether an agent may go from state `before` to state `after`."""
+    return after in TRANSITIONS[before]
+
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Granted(TolerantModel):
+    """What the spoke's policy left of what was asked."""
+
+    priority: int
+    timeout_s: int
+    max_attempts: int
+
+
+class QueuePlace(TolerantModel):
+    """Where a queued agent stands; `position` counts from 1."""
+
+    position: int
+    waiting_for: str
+
+
+class SentSignal(TolerantModel):
+    """One signal of a kill, with its RFC 3339 time."""
+
+    signal: str
+    at: str
+
+
+class Receipt(TolerantModel):
+    """The proof of a kill: which signals went out, and how many processes were left."""
+
+    signals: tuple[SentSignal, ...]
+    survivors: int
+
+    # A JSON array is a list, which strict mode would not take for a tuple.
+    model_config = ConfigDict(strict=False)
+
+
+class AgentStatus(TolerantModel):
+    """One agent as its spoke knows it; times are RFC 3339 in UTC with milliseconds."""
+
+    agent_id: Uuid7
+    task_id: TaskId
+    agent_type: AgentType
+    status: Status
+    seq: Annotated[int, Field(ge=1)]
+    attempt: Count
+    queued_at: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    reason: str | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    result: dict[str, Any] | None = None
+    granted: Granted | None = None
+    queue: QueuePlace | None = None
+    receipt: Receipt | None = None
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing can follow any more."""
+        return self.status in TERMINAL
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON object of the protocol, camelCase, every member present."""
+        return self.model_dump(by_alias=True, mode="json")

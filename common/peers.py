@@ -1,0 +1,88 @@
+"""Peers: the instances this one is, was or may be connected with, and the life of a connection (PROTOCOL section 5).
+
+One rule stands above the table: `revoked` is final. An id that joins again is a **new** connection with a new number,
+and everything that a node keeps for a peer is kept under `tenant`, which carries that number: nothing is inherited
+(attack 33).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from common.errors import PeerError
+from common.keyring import Keyring, OwnedKey, PublicKey
+
+Kind = Literal["hub", "spoke"]
+ConnectionState = Literal["pending", "active", "suspended", "revoked"]
+
+TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "pending": frozenset({"active", "revoked"}),
+        "active": frozenset({"suspended", "revoked"}),
+        "suspended": frozenset({"active", "revoked"}),
+        "revoked": frozenset(),
+    }
+)
+
+LOCAL_TENANT: Final = "local"
+"""The tenant of what a node's own operator asks for; no peer's tenant lacks the `~`."""
+
+
+class PeerRefused(PeerError):
+    """A change to a peer that the rules do not allow, or a peer that is not there."""
+
+    code = "peer_refused"
+    http_status = 409
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One connection; `connection` counts all that this node has ever had under any id. Times are epoch seconds."""
+
+    instance: str
+    kind: Kind
+    state: ConnectionState
+    connection: int
+    keys: tuple[OwnedKey, ...]
+    url: str | None = None
+    epoch: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    policy: Mapping[str, Any] | None = None
+    created_s: int = 0
+
+    @property
+    def tenant(self) -> str:
+        """The name under which everything of this connection is kept, never used twice."""
+        return f"{self.instance}~{self.connection}"
+
+    @property
+    def current_key(self) -> PublicKey:
+        """The key the peer signs with now."""
+        return self.keys[0].key
+
+    def check_transition(self, state: ConnectionState) -> None:
+        """Raise `PeerRefused` unless the connection may go to `state` (the same state is allowed)."""
+        if state != self.state and state not in TRANSITIONS[self.state]:
+            raise PeerRefused(f"{self.instance} is {self.state} and cannot become {state}")
+
+
+class Trust:
+    """All peers at one moment. Immutable: a change of trust makes a new one."""
+
+    __slots__ = ("_by_id", "keyring")
+
+    def __init__(self, peers: Iterable[Peer]) -> None:
+        self._by_id = {peer.instance: peer for peer in peers}
+        # Keys of a revoked peer verify nothing, so its envelopes get the answer a stranger gets (attack 31).
+        self.keyring = Keyring(key for peer in self._by_id.values() if peer.state != "revoked" for key in peer.keys)
+
+    def find(self, instance: str) -> Peer | None:
+        """Return the peer of that id, whatever its state."""
+        return self._by_id.get(instance)
+
+    def peers(self) -> tuple[Peer, ...]:
+        """Return all peers, by id."""
+        return tuple(self._by_id[instance] for instance in sorted(self._by_id))
