@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from common.wire import TaskId, TolerantModel, Uuid7
 
@@ -87,11 +87,9 @@ class SentSignal(TolerantModel):
 class Receipt(TolerantModel):
     """The proof of a kill: which signals went out, and how many processes were left."""
 
-    signals: tuple[SentSignal, ...]
-    survivors: int
-
     # A JSON array is a list, which strict mode would not take for a tuple.
-    model_config = ConfigDict(strict=False)
+    signals: Annotated[tuple[SentSignal, ...], Field(strict=False)]
+    survivors: int
 
 
 class AgentStatus(TolerantModel):

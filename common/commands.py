@@ -28,7 +28,8 @@ MAX_TEXT: Final = 10_000
 MAX_REASON: Final = 1000
 
 Skill = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
-WorkItem = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+Reason = Annotated[str, Field(max_length=MAX_REASON)]
 
 
 class Context(StrictModel):
@@ -36,7 +37,7 @@ class Context(StrictModel):
 
     repository: Annotated[str, Field(min_length=1, max_length=2048)]
     branch: Annotated[str, Field(min_length=1, max_length=255)]
-    work_items: Annotated[list[WorkItem], Field(min_length=1, max_length=100)]
+    work_items: Annotated[list[Text], Field(min_length=1, max_length=100)]
     skills: list[Skill] = Field(default_factory=list, max_length=50)
 
 
@@ -74,7 +75,7 @@ class Kill(_OfAgent):
 
     command: Literal["kill"]
     grace_s: Annotated[int, Field(ge=0, le=300)] = DEFAULT_GRACE_S
-    reason: Annotated[str, Field(max_length=MAX_REASON), NotNull] | None = None
+    reason: Annotated[Reason | None, NotNull] = None
 
 
 class _Reading(_OfAgent):
@@ -98,14 +99,14 @@ class Send(_OfAgent):
     """Give a running agent further input."""
 
     command: Literal["send"]
-    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+    text: Text
 
 
 class Resume(_OfAgent):
     """Start a new attempt in the workspace of an agent that has ended."""
 
     command: Literal["resume"]
-    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT), NotNull] | None = None
+    text: Annotated[Text | None, NotNull] = None
 
 
 class Freeze(StrictModel):
@@ -114,7 +115,7 @@ class Freeze(StrictModel):
     id: Uuid7
     command: Literal["freeze"]
     kill_agents: bool = False
-    reason: Annotated[str, Field(max_length=MAX_REASON), NotNull] | None = None
+    reason: Annotated[Reason | None, NotNull] = None
 
 
 class Thaw(StrictModel):

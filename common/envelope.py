@@ -19,7 +19,7 @@ from common.agent_state import AgentStatus
 from common.commands import MAX_COMMANDS, Command, parse_commands
 from common.errors import BadSignature, EnvelopeRejected, Malformed
 from common.keyring import Keyring
-from common.wire import InstanceId, Nonce, NotNull, StrictModel, Uuid7, first_problem
+from common.wire import Audience, InstanceId, Nonce, NotNull, StrictModel, Uuid7, first_problem
 
 MAX_LIFETIME_S: Final = 300
 DEFAULT_LIFETIME_S: Final = 60
@@ -29,6 +29,9 @@ ANYONE: Final = "any"
 
 # What of 1 MiB is left for the JSON of an array's items, after base64url, header, signature and claims.
 MAX_ITEMS_BYTES: Final = jose.MAX_ENVELOPE_BYTES // 4 * 3 - 2048
+
+
+TraceParent = Annotated[str, Field(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
 
 
 class EnvelopeType(StrEnum):
@@ -46,15 +49,14 @@ class EnvelopeType(StrEnum):
 class Claims(StrictModel):
     """The claims that every envelope carries; times are whole seconds since the epoch."""
 
-    v: Literal[1]
+    # No Literal[1]: that one takes true and 1.0 as well.
+    v: Annotated[int, Field(ge=1, le=1)]
     iss: InstanceId
-    aud: InstanceId
+    aud: Audience
     jti: Uuid7
     iat: int
     exp: int
-    traceparent: (
-        Annotated[str, Field(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"), NotNull] | None
-    ) = None
+    traceparent: Annotated[TraceParent | None, NotNull] = None
 
 
 class CommandError(StrictModel):
@@ -206,7 +208,8 @@ def parse_payload(typ: EnvelopeType, payload: bytes) -> tuple[Claims, Body]:
     of_claims = {name: members.pop(name) for name in Claims.model_fields if name in members}
     try:
         claims = Claims.model_validate(of_claims)
-        body = _BODIES[typ].model_validate(members)
+        # The Python names of members are ours; on the wire they are unknown members.
+        body = _BODIES[typ].model_validate(members, by_alias=True, by_name=False)
     except ValidationError as error:
         raise Malformed(first_problem(error)) from error
     if not 0 < claims.exp - claims.iat <= MAX_LIFETIME_S:
@@ -260,11 +263,21 @@ def seal(
     return jose.sign_compact(signer, typ, payload)
 
 
+def check_fits(item: bytes) -> None:
+    """Raise `too_large` for an encoded item that no envelope can carry; ask before a promise is made about it."""
+    if len(item) > MAX_ITEMS_BYTES:
+        raise EnvelopeRejected("too_large", f"one item has at most {MAX_ITEMS_BYTES} bytes of JSON; send less text")
+
+
 def batches(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Cut encoded items into runs that fit one envelope each, by count and by size, keeping the order."""
+    """Cut encoded items into runs that fit one envelope each, by count and by size, keeping the order.
+
+    Raises `too_large` at an item that fits no envelope (see `check_fits`), after the runs before it.
+    """
     batch: list[bytes] = []
     size = 0
     for item in encoded:
+        check_fits(item)
         if batch and (len(batch) == MAX_ITEMS or size + len(item) + 1 > MAX_ITEMS_BYTES):
             yield batch
             batch, size = [], 0

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common import jose, strict_json
 from common.errors import Malformed, PeerError
+from common.keyring import SigningKey
 from common.wire import InstanceId, Nonce, Uuid7
 
 PREFIX: Final = "hubspoke1."
-SECRET_BYTES: Final = 32
 DEFAULT_TTL_S: Final = 24 * 3600
 
 
@@ -66,9 +66,19 @@ def parse_invite(text: str) -> Invite:
         raise InviteRefused("the invite is damaged; copy the whole string") from error
 
 
+def secret_of(invite_id: str, key: SigningKey) -> bytes:
+    """Return the secret of an invite: nobody but the holder of the hub's key can compute it."""
+    return key.derive_secret(f"hubspoke-invite-v1.{invite_id}")
+
+
 def encode_secret(secret: bytes) -> str:
     """Return the `secret` member for 32 secret bytes."""
     return jose.encode_base64url(secret).decode()
+
+
+def decode_secret(secret: str) -> bytes:
+    """Return the 32 bytes of an invite's `secret` member."""
+    return jose.decode_base64url(secret.encode())
 
 
 def compute_mac(secret: bytes, kid: str, aud: str) -> str:

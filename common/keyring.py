@@ -14,12 +14,15 @@ from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from common import strict_json
 from common.errors import BadSignature, Malformed, PeerError
 from common.jose import SIGNATURE_BYTES, decode_base64url, encode_base64url
 
 PUBLIC_KEY_BYTES: Final = 32
+SECRET_BYTES: Final = 32
 _P: Final = 2**255 - 19
 _SIGN_BIT: Final = 1 << 255
 _ORDER_8_Y: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
@@ -121,6 +124,10 @@ class SigningKey:
     def sign(self, message: bytes) -> bytes:
         """Return the 64 bytes of the Ed25519 signature of `message`."""
         return self._key.sign(message)
+
+    def derive_secret(self, purpose: str) -> bytes:
+        """Return 32 secret bytes for one purpose, the same ones as long as this is the key (HKDF, RFC 5869)."""
+        return HKDF(SHA256(), SECRET_BYTES, salt=None, info=purpose.encode()).derive(self._key.private_bytes_raw())
 
     def __repr__(self) -> str:
         return f"SigningKey({self.public.fingerprint})"

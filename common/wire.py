@@ -7,7 +7,8 @@ integers); `TolerantModel` is as strict about what it knows and ignores the rest
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -16,6 +17,8 @@ from common.ids import INSTANCE_ID_PATTERN, TASK_ID_PATTERN, UUID7_PATTERN
 
 Uuid7 = Annotated[str, Field(pattern=UUID7_PATTERN)]
 InstanceId = Annotated[str, Field(pattern=INSTANCE_ID_PATTERN)]
+Audience = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,255}$")]
+"""Wider than an instance id: a near miss (other case, trailing dot) is the wrong audience, not a bad shape (attack 26)."""
 TaskId = Annotated[str, Field(pattern=TASK_ID_PATTERN)]
 Nonce = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")]
 """32 bytes in base64url without padding."""
@@ -28,7 +31,10 @@ def _refuse_null(value: Any) -> Any:
 
 
 NotNull = BeforeValidator(_refuse_null)
-"""For a member that may be left out, which is not the same as null."""
+"""For a member that may be left out, which is not the same as null: `Annotated[str | None, NotNull] = None`.
+
+It stands outside the union: inside, pydantic lets null pass through the other branch.
+"""
 
 
 class StrictModel(BaseModel):
@@ -41,6 +47,7 @@ class StrictModel(BaseModel):
         alias_generator=to_camel,
         validate_by_name=False,
         validate_by_alias=True,
+        hide_input_in_errors=True,
     )
 
 
@@ -54,11 +61,22 @@ class TolerantModel(BaseModel):
         alias_generator=to_camel,
         validate_by_name=True,
         validate_by_alias=True,
+        hide_input_in_errors=True,
     )
 
 
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_]{1,64}\Z")
+
+
+def _step(name: int | str) -> str:
+    # The name of an unknown member is the sender's: it could be a page long, or write to a terminal (attack 56).
+    text = str(name)
+    return text if _PLAIN_NAME.match(text) else "?"
+
+
 def first_problem(error: ValidationError) -> str:
-    """Name the first wrong field and its rule in one line, without the value that was sent."""
+    """Name the first wrong field and its rule in one short line, without anything else that was sent."""
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    place = ".".join(str(step) for step in problem["loc"])
-    return f"{place}: {problem['msg']}" if place else str(problem["msg"])
+    # The one message of pydantic that repeats a value.
+    rule = "is none of the known names" if problem["type"] == "union_tag_invalid" else problem["msg"]
+    return ": ".join(filter(None, [".".join(map(_step, problem["loc"])), rule]))

@@ -1,0 +1,195 @@
+"""The HTTP that hub and spoke have in common: bounded reading, problem documents, bearer tokens, listening.
+
+Every request body has a size and a time limit and is never inflated; every error becomes an RFC 9457 problem with a
+stable `code` in one place, the middleware. Knows nothing of envelopes beyond their media type and size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+import structlog
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from common import strict_json
+from common.errors import EnvelopeRejected, HubspokeError, LocalError, Malformed, PeerError, RateLimited, Unavailable
+from common.jose import MAX_ENVELOPE_BYTES
+
+ENVELOPE_TYPE: Final = "application/jose"
+JSON_TYPE: Final = "application/json"
+PROBLEM_TYPE: Final = "application/problem+json"
+PROBLEM_URI: Final = "https://hubspoke.invalid/problems/"
+"""Prefix of a problem's `type`; `.invalid` (RFC 2606) because nobody need be reached to understand the code."""
+BODY_TIMEOUT_S: Final = 10.0
+MAX_HEADER_BYTES: Final = 8190
+MAX_PORT: Final = 65_535
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Model = TypeVar("Model", bound=BaseModel)
+_log: Final = structlog.get_logger("http")
+
+_HTTP_CODES: Final = {
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too_large",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "unsupported_media_type",
+}
+
+
+class InvalidRequest(PeerError):
+    """A request of a local or admin API breaks its form; `errors` in the problem names each wrong field."""
+
+    code = "invalid"
+
+
+class Unauthorized(PeerError):
+    """No token, or not the right one."""
+
+    code = "unauthorized"
+    http_status = 401
+
+
+def problem(error: HubspokeError) -> web.Response:
+    """Return the problem document of an error."""
+    headers = {}
+    if isinstance(error, Unavailable | RateLimited):
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return problem_document(error.http_status, error.code, error.message, headers=headers, **error.extra)
+
+
+def problem_document(
+    status: int, code: str, detail: str, *, headers: dict[str, str] | None = None, **members: object
+) -> web.Response:
+    """Build an RFC 9457 problem with our `code`."""
+    body = {
+        "type": PROBLEM_URI + code,
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        **members,
+    }
+    return web.Response(body=strict_json.encode(body), status=status, content_type=PROBLEM_TYPE, headers=headers)
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error into its problem; one that nobody foresaw is logged whole and answered with `internal`."""
+    try:
+        return await handler(request)
+    except HubspokeError as error:
+        if isinstance(error, LocalError):
+            _log.error("request.failed", path=request.path, code=error.code, reason=error.message)
+        return problem(error)
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        code = _HTTP_CODES.get(HTTPStatus(error.status), "invalid")
+        return problem_document(error.status, code, f"{error.reason}: {request.method} here")
+    except Exception:
+        _log.exception("request.crashed", path=request.path)
+        return problem_document(500, "internal", "the node failed; its log has the details")
+
+
+async def read_body(request: web.Request, media_type: str, limit: int = MAX_ENVELOPE_BYTES) -> bytes:
+    """Read a body of `media_type`, at most `limit` bytes, within `BODY_TIMEOUT_S`, and never inflate it.
+
+    Raises `EnvelopeRejected` with `unsupported_media_type`, `too_large` or `too_slow` (attack rows 41 to 43).
+    """
+    if request.content_type != media_type or "Content-Encoding" in request.headers:
+        raise EnvelopeRejected("unsupported_media_type", f"send {media_type} without Content-Encoding")
+    if request.content_length is not None and request.content_length > limit:
+        raise EnvelopeRejected("too_large", f"the body has at most {limit} bytes")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while chunk := await request.content.readany():
+                body += chunk
+                if len(body) > limit:
+                    raise EnvelopeRejected("too_large", f"the body has at most {limit} bytes")
+    except TimeoutError as error:
+        raise EnvelopeRejected("too_slow", f"the body did not come within {BODY_TIMEOUT_S:.0f} s") from error
+    return bytes(body)
+
+
+async def read_json(request: web.Request, model: type[Model]) -> Model:
+    """Read a JSON body as `model`; raises `InvalidRequest` naming each wrong field."""
+    body = await read_body(request, JSON_TYPE)
+    try:
+        return model.model_validate(strict_json.parse(body))
+    except Malformed as error:
+        raise InvalidRequest(error.message) from error
+    except ValidationError as error:
+        raise invalid_request(error) from error
+
+
+def invalid_request(error: ValidationError) -> InvalidRequest:
+    """Name each wrong field and its rule, without the values that were sent."""
+    errors = [
+        {"field": ".".join(str(step) for step in found["loc"]), "problem": found["msg"]}
+        for found in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    named = "; ".join(
+        f"{found['field']}: {found['problem']}" if found["field"] else found["problem"] for found in errors
+    )
+    return InvalidRequest(named, extra={"errors": errors})
+
+
+def json_response(value: Any, status: int = 200) -> web.Response:
+    """Answer with JSON."""
+    return web.Response(body=strict_json.encode(value), status=status, content_type=JSON_TYPE)
+
+
+def check_bearer(request: web.Request, token: str) -> None:
+    """Raise `Unauthorized` unless the request carries the token; takes the same time for every wrong one (attack 58)."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+        raise Unauthorized("this needs a token: send Authorization: Bearer TOKEN")
+
+
+def is_from_loopback(request: web.Request) -> bool:
+    """Whether the request came from this machine itself."""
+    try:
+        return ipaddress.ip_address(request.remote or "").is_loopback
+    except ValueError:
+        return False
+
+
+def parse_listen(listen: str) -> tuple[str, int]:
+    """Split `HOST:PORT` (`[::1]:8700` for IPv6); raises `LocalError`."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > MAX_PORT:
+        raise LocalError(f"listen is HOST:PORT, such as 127.0.0.1:8700, not {listen!r}", code="config")
+    return host.strip("[]"), int(port)
+
+
+@asynccontextmanager
+async def listening(app: web.Application, listen: str) -> AsyncIterator[str]:
+    """Serve `app` on `HOST:PORT` until the block ends; yields the URL with the real port (0 takes a free one)."""
+    host, port = parse_listen(listen)
+    runner = web.AppRunner(
+        app, access_log=None, max_line_size=MAX_HEADER_BYTES, max_field_size=MAX_HEADER_BYTES, shutdown_timeout=3.0
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise LocalError(
+                f"cannot listen on {listen}: {error.strerror}; choose another port", code="listen"
+            ) from error
+        bound_host, bound_port = runner.addresses[0][:2]
+        shown = f"[{bound_host}]" if ":" in bound_host else bound_host
+        yield f"http://{shown}:{bound_port}"
+    finally:
+        await runner.cleanup()

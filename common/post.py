@@ -1,0 +1,115 @@
+"""Envelopes over HTTP, as the sender: one POST, no redirects, nothing inflated, answers bounded in size and time.
+
+A peer is not trusted to be kind: it may answer with a gigabyte, with gzip, never, or send us elsewhere (attack rows
+48, 49). Translates what aiohttp raises into `Unavailable`, and problem documents into `EnvelopeNotTaken`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import Any, Final
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+
+from common import strict_json
+from common.errors import Malformed, Unavailable
+from common.exchange import EnvelopeNotTaken
+from common.http import ENVELOPE_TYPE
+from common.inbox import BadReply
+from common.jose import MAX_ENVELOPE_BYTES
+from common.peer_url import check_peer_url, is_peer_address
+from common.peers import Peer
+
+ENVELOPES_PATH: Final = "/federation/v1/envelopes"
+_MAX_PROBLEM_BYTES: Final = 16 * 1024
+_CONNECT_TIMEOUT_S: Final = 5
+_TOTAL_TIMEOUT_S: Final = 30
+_OK: Final = 200
+_MAX_CODE: Final = 64
+
+
+class _PeerResolver(AbstractResolver):
+    """Resolves names and drops the addresses where no peer may live, at the moment of connecting (attack row 48)."""
+
+    def __init__(self) -> None:
+        self._resolver = ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        allowed = [entry for entry in found if is_peer_address(ipaddress.ip_address(entry["host"].partition("%")[0]))]
+        if not allowed:
+            raise OSError(f"{host} resolves to no address where a peer may live")
+        return allowed
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+def open_session() -> aiohttp.ClientSession:
+    """Return a client session with our limits; close it when done."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(resolver=_PeerResolver(), limit=0, limit_per_host=8),
+        timeout=aiohttp.ClientTimeout(total=_TOTAL_TIMEOUT_S, sock_connect=_CONNECT_TIMEOUT_S),
+        auto_decompress=False,
+        headers={"Accept-Encoding": "identity", "User-Agent": "hubspoke"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
+async def _read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    if "Content-Encoding" in response.headers:
+        raise BadReply("the peer's answer is compressed; it must not be")
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            raise BadReply(f"the peer's answer is longer than {limit} bytes")
+    return bytes(body)
+
+
+def _read_problem(status: int, body: bytes) -> EnvelopeNotTaken:
+    try:
+        document: Any = strict_json.parse(body)
+    except Malformed:
+        document = None
+    members = document if isinstance(document, dict) else {}
+    code = members.get("code")
+    if not isinstance(code, str) or not code.isascii() or not code.isidentifier() or len(code) > _MAX_CODE:
+        code = "bad_reply"
+    return EnvelopeNotTaken(status, code, f"the peer refused with {status} {code}", members.get("now"))
+
+
+async def fetch(session: aiohttp.ClientSession, method: str, url: str, raw: bytes | None = None) -> bytes:
+    """Make one request and return the envelope that answers it.
+
+    Raises `EnvelopeNotTaken` for a problem document, `BadReply` for anything else that is no envelope, `Unavailable`
+    when there was no whole answer: then nobody knows what the peer did.
+    """
+    headers = {} if raw is None else {"Content-Type": ENVELOPE_TYPE}
+    try:
+        async with session.request(method, url, data=raw, headers=headers, allow_redirects=False) as response:
+            if response.status != _OK:
+                raise _read_problem(response.status, await _read_bounded(response, _MAX_PROBLEM_BYTES))
+            if response.content_type != ENVELOPE_TYPE:
+                raise BadReply("the peer's answer is no envelope")
+            return await _read_bounded(response, MAX_ENVELOPE_BYTES)
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise Unavailable(f"cannot reach {url}: {type(error).__name__}") from error
+
+
+class PostTransport:
+    """Delivers envelopes to a peer's URL."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def deliver(self, peer: Peer, raw: bytes) -> bytes:
+        """POST one envelope; raises as `fetch` does, and `Unavailable` for a peer without URL."""
+        if peer.url is None:
+            raise Unavailable(f"{peer.instance} has no URL; it has to dial in")
+        return await fetch(self._session, "POST", check_peer_url(peer.url) + ENVELOPES_PATH, raw)

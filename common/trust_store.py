@@ -1,0 +1,257 @@
+"""Peers, their keys and open invites in one SQLite file: trust lies outside the queue, which is not trusted (ADR 0004).
+
+Every change is one transaction, durable before it returns, and seen by every process of the node at its next envelope:
+`current` asks SQLite's `data_version`, which costs microseconds, and reads the tables only after a change by anybody.
+Secrets are not in here: an invite's secret is derived from the node's key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from common.errors import LocalError, Unavailable
+from common.introduction import Introduction
+from common.invites import InviteRefused
+from common.keyring import OwnedKey, PublicKey
+from common.peers import ConnectionState, Kind, Peer, PeerRefused, Trust
+
+MAX_PENDING: Final = 100
+_BUSY_TIMEOUT_S: Final = 10
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS peers (
+    connection INTEGER PRIMARY KEY AUTOINCREMENT,
+    instance TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, state TEXT NOT NULL, url TEXT,
+    epoch INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{}', policy TEXT, created_s INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS keys (
+    connection INTEGER NOT NULL REFERENCES peers(connection) ON DELETE CASCADE,
+    position INTEGER NOT NULL, raw BLOB NOT NULL, retires_at INTEGER,
+    PRIMARY KEY (connection, position)
+) STRICT;
+CREATE TABLE IF NOT EXISTS invites (
+    invite TEXT PRIMARY KEY, expires_s INTEGER NOT NULL, labels TEXT NOT NULL DEFAULT '{}',
+    used_by TEXT, used_kid TEXT
+) STRICT;
+PRAGMA user_version = 1;
+"""
+
+
+class TrustStoreError(LocalError):
+    """The file of the trust store cannot be used."""
+
+    code = "trust_store"
+
+
+@dataclass(frozen=True, slots=True)
+class NewPeer:
+    """What is known of a peer that is about to be added."""
+
+    instance: str
+    kind: Kind
+    key: PublicKey
+    url: str | None
+    labels: Mapping[str, str]
+
+    @classmethod
+    def introduced(cls, introduction: Introduction, labels: Mapping[str, str]) -> NewPeer:
+        """Take what an introduction says."""
+        return cls(introduction.instance, introduction.kind, introduction.key, introduction.url, labels)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        database = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+    except (OSError, sqlite3.Error) as error:
+        raise TrustStoreError(f"cannot open {path}: {error}; run init first, or check the directory") from error
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA foreign_keys = ON")
+        database.executescript(_SCHEMA)
+    except sqlite3.Error as error:
+        database.close()
+        raise TrustStoreError(f"{path} is no trust store: {error}; restore it from its backup") from error
+    return database
+
+
+class TrustStore:
+    """The trust of the node `instance`; close it when done. Use it from one thread."""
+
+    def __init__(self, path: Path, instance: str, own_key: PublicKey) -> None:
+        self._instance = instance
+        self._own_key = own_key
+        self._database = _open(path)
+        self._version: int | None = None
+        self._trust = Trust(())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def current(self) -> Trust:
+        """Return the trust as last committed by any process; raises `Unavailable` when it cannot be read."""
+        try:
+            (version,) = self._database.execute("PRAGMA data_version").fetchone()
+            if version != self._version:
+                self._trust = Trust(self._read_peers())
+                self._version = version
+        except sqlite3.Error as error:
+            raise Unavailable(f"the trust store cannot be read: {error}") from error
+        return self._trust
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise Unavailable(f"the trust store cannot be written: {error}") from error
+        finally:
+            # data_version only tells of other connections' commits.
+            self._version = None
+
+    def _read_peers(self) -> Iterator[Peer]:
+        keys: dict[int, list[tuple[bytes, int | None]]] = {}
+        for connection, raw, retires_at in self._database.execute(
+            "SELECT connection, raw, retires_at FROM keys ORDER BY connection, position"
+        ):
+            keys.setdefault(connection, []).append((raw, retires_at))
+        columns = "connection, instance, kind, state, url, epoch, labels, policy, created_s"
+        for row in self._database.execute(f"SELECT {columns} FROM peers"):  # noqa: S608  # a constant
+            yield _peer_of(row, keys.get(row[0], []))
+
+    def find(self, instance: str) -> Peer:
+        """Return the peer of that id; raises `PeerRefused` with `not_found`."""
+        peer = self.current().find(instance)
+        if peer is None:
+            raise PeerRefused(f"there is no peer {instance!r}; see peer list", code="not_found")
+        return peer
+
+    def add(self, new: NewPeer, state: ConnectionState, now_s: int) -> Peer:
+        """Register a peer; the same peer with the same key is left as it is. Raises `PeerRefused`.
+
+        A revoked peer's place is taken by a new connection with a new number.
+        """
+        with self._transaction():
+            return self._find_or_insert(new, state, now_s)
+
+    def _find_or_insert(self, new: NewPeer, state: ConnectionState, now_s: int) -> Peer:
+        trust = Trust(self._read_peers())
+        self._check_new(new, trust)
+        present = trust.find(new.instance)
+        if present is not None and present.state != "revoked":
+            if present.current_key != new.key or present.kind != new.kind:
+                raise PeerRefused(f"{new.instance} is a peer with another key; revoke that one first")
+            return present
+        self._database.execute("DELETE FROM peers WHERE instance = ?", (new.instance,))
+        cursor = self._database.execute(
+            "INSERT INTO peers (instance, kind, state, url, labels, created_s) VALUES (?, ?, ?, ?, ?, ?)",
+            (new.instance, new.kind, state, new.url, json.dumps(dict(new.labels)), now_s),
+        )
+        connection = cursor.lastrowid
+        self._database.execute(
+            "INSERT INTO keys (connection, position, raw) VALUES (?, 0, ?)", (connection, new.key.raw)
+        )
+        (row,) = (peer for peer in self._read_peers() if peer.instance == new.instance)
+        return row
+
+    def _check_new(self, new: NewPeer, trust: Trust) -> None:
+        if new.instance == self._instance or new.key == self._own_key:
+            raise PeerRefused("a peer has an id and a key of its own, not this node's")
+        for peer in trust.peers():
+            if peer.instance != new.instance and any(owned.key == new.key for owned in peer.keys):
+                raise PeerRefused(f"{peer.instance} has that key already; every instance has its own")
+
+    def set_state(self, instance: str, state: ConnectionState) -> Peer:
+        """Take a connection to `state`, in effect when this returns; raises `PeerRefused`."""
+        with self._transaction():
+            self.find(instance).check_transition(state)
+            self._database.execute("UPDATE peers SET state = ? WHERE instance = ?", (state, instance))
+        return self.find(instance)
+
+    def approve(self, instance: str, fingerprint: str) -> Peer:
+        """Make a pending peer active when its fingerprint is the one the admin names; raises `PeerRefused`."""
+        peer = self.find(instance)
+        if peer.current_key.fingerprint != fingerprint:
+            raise PeerRefused(f"{instance} has another fingerprint; compare it with its operator again")
+        return self.set_state(instance, "active")
+
+    def add_invite(self, invite: str, expires_s: int, labels: Mapping[str, str]) -> None:
+        """Note an open invite."""
+        with self._transaction():
+            self._database.execute(
+                "INSERT INTO invites (invite, expires_s, labels) VALUES (?, ?, ?)",
+                (invite, expires_s, json.dumps(dict(labels))),
+            )
+
+    def redeem(self, introduction: Introduction, now_s: int) -> Peer:
+        """Use up the invite of a JOIN whose `mac` was checked, and make its sender an active peer, in one step.
+
+        The same sender may repeat it after a lost reply; anybody else finds the invite used. Raises `InviteRefused`,
+        `PeerRefused`.
+        """
+        with self._transaction():
+            row = self._database.execute(
+                "SELECT expires_s, labels, used_by, used_kid FROM invites WHERE invite = ?", (introduction.invite,)
+            ).fetchone()
+            if row is None:
+                raise InviteRefused
+            expires_s, labels, used_by, used_kid = row
+            mine = (used_by, used_kid) == (introduction.instance, introduction.key.kid)
+            if not mine and (used_by is not None or now_s >= expires_s):
+                raise InviteRefused
+            self._refuse_second_life(introduction, repeated=mine)
+            peer = self._find_or_insert(NewPeer.introduced(introduction, json.loads(labels)), "active", now_s)
+            self._activate_pending(peer)
+            self._database.execute(
+                "UPDATE invites SET used_by = ?, used_kid = ? WHERE invite = ?",
+                (introduction.instance, introduction.key.kid, introduction.invite),
+            )
+        return self.find(introduction.instance)
+
+    def _refuse_second_life(self, introduction: Introduction, *, repeated: bool) -> None:
+        present = Trust(self._read_peers()).find(introduction.instance)
+        if repeated and (present is None or present.state == "revoked"):
+            raise InviteRefused
+
+    def _activate_pending(self, peer: Peer) -> None:
+        if peer.state == "pending":
+            self._database.execute("UPDATE peers SET state = 'active' WHERE instance = ?", (peer.instance,))
+
+    def request(self, introduction: Introduction, now_s: int) -> Peer:
+        """Note a JOIN without invite as a pending peer; raises `PeerRefused` when there are too many already."""
+        with self._transaction():
+            (pending,) = self._database.execute("SELECT count(*) FROM peers WHERE state = 'pending'").fetchone()
+            present = self.current().find(introduction.instance)
+            if pending >= MAX_PENDING and (present is None or present.state == "revoked"):
+                raise PeerRefused("too many peers wait for approval; ask the hub's admin to approve or revoke some")
+            return self._find_or_insert(NewPeer.introduced(introduction, {}), "pending", now_s)
+
+
+def _peer_of(row: Sequence[Any], keys: Sequence[tuple[bytes, int | None]]) -> Peer:
+    connection, instance, kind, state, url, epoch, labels, policy, created_s = row
+    return Peer(
+        instance=instance,
+        kind=kind,
+        state=state,
+        connection=connection,
+        keys=tuple(OwnedKey(instance, PublicKey(raw), retires_at) for raw, retires_at in keys),
+        url=url,
+        epoch=epoch,
+        labels=json.loads(labels),
+        policy=None if policy is None else json.loads(policy),
+        created_s=created_s,
+    )

@@ -1,0 +1,165 @@
+"""Clients of Valkey as this project needs them, and the check that a server keeps what it acknowledges.
+
+Decides the client's settings: no retries (a lost reply of a write must not become a second write), a deadline on every
+call except on the client for blocking reads. Refuses a server that is open to the network without a password (attack
+row 60), URL options that would weaken the client, and a server that may evict or lose what it acknowledged.
+
+Foreign exceptions end here: `translated()` turns those of redis-py into `Unavailable`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+from redis.asyncio import ConnectionPool, Redis, UnixDomainSocketConnection
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import DataError, RedisError, ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from common.errors import LocalError, Unavailable
+
+SOCKET_NAME: Final = "valkey.sock"
+CALL_TIMEOUT_S: Final = 5.0
+CONNECT_TIMEOUT_S: Final = 5.0
+_URL_OPTIONS: Final = frozenset({"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
+_DURABLE: Final = {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "always"}
+
+
+def connect(where: str | Path) -> Redis:
+    """Return a client of a URL (`redis://`, `rediss://`, `unix://`) or of an embedded server's directory.
+
+    Every call ends within `CALL_TIMEOUT_S` and is sent at most once. Nothing is connected yet; close it with
+    `aclose()` or use `async with`. Raises `LocalError`: `valkey_open` (attack row 60), `valkey_url`.
+    """
+    return _client(where, CALL_TIMEOUT_S)
+
+
+def connect_blocking(where: str | Path) -> Redis:
+    """Return a client like `connect` without a deadline on answers, for blocking reads and pub/sub only."""
+    return _client(where, None)
+
+
+def _client(where: str | Path, timeout_s: float | None) -> Redis:
+    target = _embedded_target(where) if isinstance(where, Path) else _url_target(where)
+    pool = ConnectionPool(
+        **target,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=False,
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
+    return Redis.from_pool(pool)
+
+
+class _DirectoryConnection(UnixDomainSocketConnection):
+    """Connects to the socket in a directory however long its path is: a socket's address has 107 bytes."""
+
+    async def _connect(self) -> None:
+        directory = self.path
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.path = f"/proc/self/fd/{fd}/{SOCKET_NAME}"
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call]  # redis-py has no types there
+        finally:
+            self.path = directory
+            os.close(fd)
+
+
+def _embedded_target(directory: Path) -> dict[str, Any]:
+    return {"connection_class": _DirectoryConnection, "path": str(directory.absolute())}
+
+
+def _url_target(url: str) -> dict[str, Any]:
+    try:
+        target = dict(parse_url(url))  # the parser of the library that connects: no second reading of the same URL
+        parts = urlsplit(url)
+        options = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+        if not (parts.path if parts.scheme == "unix" else parts.hostname):
+            raise ValueError("no address")
+    except ValueError as error:
+        raise LocalError(
+            "the Valkey URL cannot be read: write redis://, rediss:// or unix:// and an address", code="valkey_url"
+        ) from error
+    if unknown := sorted(options - _URL_OPTIONS):
+        raise LocalError(
+            f"the Valkey URL has options that are not supported: {', '.join(unknown)}; "
+            f"known are {', '.join(sorted(_URL_OPTIONS))}",
+            code="valkey_url",
+        )
+    _refuse_open(target)
+    return target
+
+
+def _refuse_open(target: dict[str, Any]) -> None:
+    host = target.get("host", "localhost")
+    if "path" in target or "password" in target or _is_loopback(host):
+        return
+    raise LocalError(
+        f"Valkey at {host} has no password and everyone on its network could write commands: "
+        "set requirepass there and put the password into the URL (rediss://:PASSWORD@HOST)",
+        code="valkey_open",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn redis-py's exceptions inside the block into `Unavailable`, except those about our own arguments."""
+    try:
+        yield
+    except DataError:
+        raise
+    except RedisError as error:
+        first_line = (str(error).splitlines() or [""])[0][:200]
+        raise Unavailable(f"Valkey is not available ({type(error).__name__}: {first_line}); try again later") from error
+
+
+async def check_durability(client: Redis, allow_data_loss: bool) -> tuple[str, ...]:
+    """Raise `LocalError` `valkey_not_durable` unless the server keeps what it acknowledges.
+
+    Returns the shortfalls, one line each, that `allow_data_loss` let pass, for the log. A replica is refused in any
+    case: it takes no writes, or loses them. Raises `Unavailable` when the server does not answer.
+    """
+    with translated():
+        replication = await client.info("replication")
+        settings = await _settings(client)
+    if replication["role"] != "master":
+        raise LocalError("this Valkey is a replica: name its primary in [valkey] url", code="valkey_not_durable")
+    shortfalls = _shortfalls(settings)
+    if shortfalls and not allow_data_loss:
+        raise LocalError(f"Valkey may lose what it acknowledged: {'; '.join(shortfalls)}", code="valkey_not_durable")
+    return shortfalls
+
+
+async def _settings(client: Redis) -> dict[str, str] | None:
+    try:
+        return {str(name): str(value) for name, value in (await client.config_get(*_DURABLE)).items()}
+    except ResponseError:  # not permitted, renamed or unknown: managed servers do all three
+        return None
+
+
+def _shortfalls(settings: dict[str, str] | None) -> tuple[str, ...]:
+    if settings is None:
+        return ("it does not let us read its CONFIG, so nothing is promised: permit CONFIG GET to this user",)
+    return tuple(
+        f"{name} is {settings.get(name)}: CONFIG SET {name} {wanted}, and in its configuration file"
+        for name, wanted in _DURABLE.items()
+        if settings.get(name) != wanted
+    )
