@@ -18,7 +18,7 @@ from common.ids import INSTANCE_ID_PATTERN, TASK_ID_PATTERN, UUID7_PATTERN
 Uuid7 = Annotated[str, Field(pattern=UUID7_PATTERN)]
 InstanceId = Annotated[str, Field(pattern=INSTANCE_ID_PATTERN)]
 Audience = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,255}$")]
-"""Wider than an instance id: a near miss (other case, trailing dot) is the wrong audience, not a bad shape (attack 26)."""
+"""Wider than an instance id: a near miss (other case, trailing dot) is the wrong audience, no bad shape (attack 26)."""
 TaskId = Annotated[str, Field(pattern=TASK_ID_PATTERN)]
 Nonce = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")]
 """32 bytes in base64url without padding."""
