@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from common import strict_json
-from common.errors import BadSignature, EnvelopeRejected, Malformed
+from common.errors import BadSignature, EnvelopeRejected, LocalError, Malformed
 
 MAX_ENVELOPE_BYTES: Final = 1024 * 1024
 ALGORITHM: Final = "Ed25519"
@@ -104,7 +104,10 @@ def parse_compact(raw: bytes) -> CompactJws:
 
 
 def sign_compact(signer: Signer, typ: str, payload: bytes) -> bytes:
-    """Sign `payload` as a compact JWS of type `typ`."""
+    """Sign `payload` as a compact JWS of type `typ`; raises `LocalError` rather than sign what every peer must refuse."""
     header = strict_json.encode({"alg": ALGORITHM, "kid": signer.kid, "typ": typ})
     signing_input = encode_base64url(header) + b"." + encode_base64url(payload)
-    return signing_input + b"." + encode_base64url(signer.sign(signing_input))
+    envelope = signing_input + b"." + encode_base64url(signer.sign(signing_input))
+    if len(envelope) > MAX_ENVELOPE_BYTES:
+        raise LocalError(f"an envelope of {len(envelope)} bytes is over the limit; it had to be split before")
+    return envelope

@@ -90,5 +90,5 @@ def parse(raw: bytes) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """Encode `value` as compact UTF-8 JSON; raises ValueError for NaN and Infinity."""
+    """Encode `value` as compact UTF-8 JSON; raises ValueError for NaN, Infinity and lone surrogates."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
