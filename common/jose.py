@@ -104,7 +104,7 @@ def parse_compact(raw: bytes) -> CompactJws:
 
 
 def sign_compact(signer: Signer, typ: str, payload: bytes) -> bytes:
-    """Sign `payload` as a compact JWS of type `typ`; raises `LocalError` rather than sign what every peer must refuse."""
+    """Sign `payload` as a compact JWS of type `typ`; raises `LocalError` for one over the size limit."""
     header = strict_json.encode({"alg": ALGORITHM, "kid": signer.kid, "typ": typ})
     signing_input = encode_base64url(header) + b"." + encode_base64url(payload)
     envelope = signing_input + b"." + encode_base64url(signer.sign(signing_input))
