@@ -1,0 +1,177 @@
+"""What a run directory says about its agent when whoever started it is gone.
+
+The lock decides who lives, a record never does: a keeper holds it from before the launch record until its own end. When
+nobody holds it and there is no ending, the run is lost: what is left of the agent is found by the token in its
+environment, killed, and the loss itself is recorded as the ending, once. Reading is safe at any time, from any process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from spoke.supervision import linux
+from spoke.supervision.run_dir import (
+    EXIT,
+    KEEPER,
+    LAUNCH,
+    LOCK,
+    LOG,
+    TOKEN_NAME,
+    Ending,
+    KeeperRecord,
+    Receipt,
+    RunState,
+    SignalSent,
+    decode_ending,
+    decode_keeper,
+    decode_launch,
+    encode_ending,
+    read_file,
+    write_file,
+)
+
+_SWEEP_LIMIT_S: Final = 10.0
+_SWEEP_PAUSE_S: Final = 0.01
+
+
+@contextmanager
+def opened(run_dir: Path) -> Iterator[int]:
+    """Yield a descriptor of the run directory: names below it have no length limit. Raises OSError."""
+    fd = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def take_lock(dir_fd: int, operation: int = fcntl.LOCK_EX) -> int | None:
+    """Return a descriptor that holds the keeper's lock, None when somebody else does; the caller closes it."""
+    fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
+    try:
+        fcntl.flock(fd, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def read_state(dir_fd: int) -> RunState:
+    """Return the state of the run; a recorded loss stays LOST."""
+    if (ending := read_ending(dir_fd)) is not None:
+        return _state_of(ending)
+    if read_file(LAUNCH, dir_fd) is None:
+        return RunState.NEVER_STARTED
+    lock_fd = take_lock(dir_fd, fcntl.LOCK_SH)  # shared: looking must not disturb others who look
+    if lock_fd is None:
+        return RunState.RUNNING
+    os.close(lock_fd)
+    ending = read_ending(dir_fd)  # it may have ended between the two looks
+    return RunState.LOST if ending is None else _state_of(ending)
+
+
+def _state_of(ending: Ending) -> RunState:
+    return RunState.LOST if ending.cause == "lost" else RunState.ENDED
+
+
+def read_ending(dir_fd: int) -> Ending | None:
+    """Return how the run ended, None when no ending is recorded."""
+    content = read_file(EXIT, dir_fd)
+    return None if content is None else decode_ending(content)
+
+
+def open_keeper(dir_fd: int) -> int | None:
+    """Return a pidfd of the living keeper, None when it has ended or not said who it is; the caller closes it."""
+    record = _read_keeper(dir_fd)
+    return None if record is None else linux.open_pidfd(linux.Process(record.pid, record.start_ticks))
+
+
+def has_keeper_record(dir_fd: int) -> bool:
+    """Say whether a keeper got so far that it may have forked the agent."""
+    return read_file(KEEPER, dir_fd) is not None
+
+
+def _read_keeper(dir_fd: int) -> KeeperRecord | None:
+    content = read_file(KEEPER, dir_fd)
+    return None if content is None else decode_keeper(content)
+
+
+def settle_lost(dir_fd: int) -> Ending | None:
+    """Kill what is left of a lost run and record the loss; None when somebody holds the lock, so ask again. Blocks."""
+    lock_fd = take_lock(dir_fd)
+    if lock_fd is None:
+        return None
+    try:
+        ending = read_ending(dir_fd)
+        if ending is None:
+            ending = _lost(dir_fd)
+            write_file(EXIT, encode_ending(ending), dir_fd, durable=True)
+        return ending
+    finally:
+        os.close(lock_fd)
+
+
+def _lost(dir_fd: int) -> Ending:
+    try:
+        token = decode_launch(read_file(LAUNCH, dir_fd) or b"")[1]
+    except (ValueError, KeyError, TypeError):
+        receipt, detail = None, "the keeper is gone and the launch record is damaged"
+    else:
+        receipt, detail = _sweep(token), "the keeper is gone and left no ending"
+    record = _read_keeper(dir_fd)
+    return Ending(
+        cause="lost",
+        finished_at=linux.now_rfc3339(),
+        started_at=None if record is None else record.started_at,
+        log_bytes=_log_size(dir_fd),
+        detail=detail,
+        receipt=receipt,
+    )
+
+
+def _log_size(dir_fd: int) -> int:
+    try:
+        return os.stat(LOG, dir_fd=dir_fd, follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _sweep(token: str) -> Receipt | None:
+    """SIGKILL every process that carries the token, and its descendants, until a whole look finds none."""
+    mark = f"{TOKEN_NAME}={token}".encode()
+    first_at: str | None = None
+    give_up_at = time.monotonic() + _SWEEP_LIMIT_S
+    while found := _find(mark):
+        if time.monotonic() > give_up_at:
+            break
+        first_at = first_at or linux.now_rfc3339()
+        for process in found:
+            linux.signal_process(process, signal.SIGKILL)
+        time.sleep(_SWEEP_PAUSE_S)  # their end is not ours to wait for: they are nobody's children here
+    if first_at is None:
+        return None
+    return Receipt((SignalSent("SIGKILL", first_at),), survivors=len(found))
+
+
+def _find(mark: bytes) -> list[linux.Process]:
+    marked = [process for process in _all_processes() if _carries(process.pid, mark)]
+    below = [child for process in marked for child in linux.descendants_of(process.pid)]
+    return list(dict.fromkeys(marked + below))
+
+
+def _all_processes() -> Iterator[linux.Process]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (stat := linux.stat_of(int(entry.name))) is not None:
+            yield linux.Process(int(entry.name), stat.start_ticks)
+
+
+def _carries(pid: int, mark: bytes) -> bool:
+    with suppress(OSError):  # ended, or not ours to look into
+        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return False

@@ -1,0 +1,205 @@
+"""One agent as processes: started clean, seen as a whole, ended as a whole.
+
+The keeper is a child subreaper, so whatever the agent starts stays its descendant however often it forks or calls
+setsid, and "the keeper has no children" is the kernel's word that nothing is left (faults 24, 26). The main process
+stays unreaped until then: while it is a zombie its id, and so the process group, cannot become a stranger's (fault 27).
+Standard library only; must be used from a process with one thread.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+from spoke.supervision import linux
+from spoke.supervision.run_dir import TOKEN_NAME, LaunchSpec, Limits
+
+_FREEZE_WALKS: Final = 16
+_REPORT_FD: Final = 3
+
+
+class SpawnFailed(Exception):
+    """The agent's program could not be executed; the message says at which step and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class MainEnd:
+    """How the main process ended: one of the two is set."""
+
+    exit_code: int | None
+    signal: str | None
+
+
+def spawn(spec: LaunchSpec, token: str, stdin_fd: int, output_fd: int) -> int:
+    """Start the agent in a session of its own and return its pid once it has been exec'd; raises SpawnFailed."""
+    report_fd, child_report_fd = os.pipe()
+    keeper = os.getpid()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become_agent(spec, token, (stdin_fd, output_fd, child_report_fd), keeper)
+    except OSError as error:
+        os.close(report_fd)
+        raise SpawnFailed(f"fork: {error.strerror}") from error
+    finally:
+        os.close(child_report_fd)
+    with os.fdopen(report_fd, "rb") as report:
+        failure = report.read()  # ends at exec: the other end is close-on-exec
+    if failure:
+        os.waitpid(pid, 0)
+        raise SpawnFailed(failure.decode(errors="replace"))
+    return pid
+
+
+def _become_agent(
+    spec: LaunchSpec, token: str, fds: tuple[int, int, int], keeper: int
+) -> NoReturn:  # pragma: no cover - runs between fork and exec, where no measurement survives
+    step, report_fd = "prepare", fds[-1]
+    try:
+        os.setsid()
+        linux.die_with_parent()
+        if os.getppid() != keeper:
+            os._exit(127)  # the keeper died before the line above took effect
+        _take_only(*fds)
+        report_fd = _REPORT_FD
+        _reset_signals()
+        os.umask(0o077)
+        step = f"chdir {spec.cwd}"
+        os.chdir(spec.cwd)
+        step = "setrlimit"
+        _apply_limits(spec.limits)
+        step = f"exec {spec.argv[0]}"
+        os.execvpe(spec.argv[0], spec.argv, {**spec.env, TOKEN_NAME: token})  # noqa: S606 - argv, never a shell
+    except BaseException as error:  # nothing may leave this function, whatever it is
+        reason = error.strerror if isinstance(error, OSError) else repr(error)
+        os.write(report_fd, f"{step}: {reason}".encode(errors="replace")[:4096])
+    finally:
+        os._exit(127)
+
+
+def _take_only(stdin_fd: int, output_fd: int, report_fd: int) -> None:  # pragma: no cover - between fork and exec
+    os.dup2(stdin_fd, 0)
+    os.dup2(output_fd, 1)
+    os.dup2(output_fd, 2)
+    if report_fd != _REPORT_FD:
+        os.dup2(report_fd, _REPORT_FD, inheritable=False)
+    for fd in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        if fd > _REPORT_FD:
+            with suppress(OSError):  # the descriptor of the listing itself is closed already
+                os.close(fd)
+
+
+def _reset_signals() -> None:  # pragma: no cover - between fork and exec
+    signal.set_wakeup_fd(-1)
+    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _apply_limits(limits: Limits) -> None:  # pragma: no cover - between fork and exec
+    wanted = (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, limits.nofile),
+        (resource.RLIMIT_FSIZE, limits.fsize_bytes),
+        (resource.RLIMIT_CPU, limits.cpu_s),
+        (resource.RLIMIT_NPROC, limits.nproc),
+        (resource.RLIMIT_AS, limits.as_bytes),  # last: Python itself may need memory until exec
+    )
+    for limit, value in wanted:
+        if value is None:
+            continue
+        hard = resource.getrlimit(limit)[1]
+        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (allowed, allowed))
+
+
+class AgentProcess:
+    """The agent's main process and everything that descends from it, seen from its keeper (the calling process)."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._keeper = os.getpid()
+        self._main_reaped = False
+        self.main_end: MainEnd | None = None
+
+    def reap(self) -> None:
+        """Note the end of the main process and reap every other child that has ended."""
+        if self.main_end is None:
+            self.main_end = self._look_at_main()
+        for pid in self._other_children():
+            os.waitpid(pid, os.WNOHANG)
+
+    def is_empty(self) -> bool:
+        """Say whether nothing of the agent is left; true only on the kernel's word that we have no child."""
+        if self.main_end is None or self._other_children():
+            return False
+        if not self._main_reaped:
+            os.waitpid(self._pid, 0)
+            self._main_reaped = True
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True
+        return False
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the process group and to every descendant that left it."""
+        self._signal_group(signal.SIGTERM)
+        for process in linux.descendants_of(self._keeper):
+            stat = linux.stat_of(process.pid)
+            if stat is not None and (stat.pgrp != self._pid or self._main_reaped):
+                linux.signal_process(process, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL to everything; what forks faster than we can look is stopped first."""
+        self._signal_group(signal.SIGKILL)
+        for _ in range(_FREEZE_WALKS):
+            running = self._running()
+            if not running:
+                break
+            for process in running:
+                linux.signal_process(process, signal.SIGSTOP)
+        for process in linux.descendants_of(self._keeper):
+            linux.signal_process(process, signal.SIGKILL)
+
+    def count_survivors(self) -> int:
+        """Return how many processes of the agent still live; never 0 while anything is left."""
+        if self.is_empty():
+            return 0
+        return max(1, sum(1 for p in linux.descendants_of(self._keeper) if _state(p) != "Z"))
+
+    def _running(self) -> list[linux.Process]:
+        return [p for p in linux.descendants_of(self._keeper) if _state(p) not in "TtZX"]
+
+    def _signal_group(self, signum: signal.Signals) -> None:
+        if not self._main_reaped:  # afterwards the id may belong to somebody else
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._pid, signum)
+
+    def _other_children(self) -> list[int]:
+        return [pid for pid in linux.children_of(self._keeper) if pid != self._pid]
+
+    def _look_at_main(self) -> MainEnd | None:
+        found = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None:
+            return None
+        if found.si_code == os.CLD_EXITED:
+            return MainEnd(found.si_status, None)
+        return MainEnd(None, _signal_name(found.si_status))
+
+
+def _state(process: linux.Process) -> str:
+    stat = linux.stat_of(process.pid)
+    return "X" if stat is None else stat.state
+
+
+def _signal_name(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:  # real-time signals have no names of their own
+        return f"SIG{signum}"

@@ -1,0 +1,252 @@
+"""The keeper: one process per agent that starts it, reads it, limits it, ends it and writes down how it ended.
+
+It needs nobody: limits and kills work, and the ending is recorded, while spoke, worker and nursery are gone.
+It refuses to leave anything behind: `exit.json` is written only after the last process of the agent has ended, or with
+the number of survivors. Forked from the nursery, one thread, standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import signal
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from spoke.supervision import linux
+from spoke.supervision.agent_process import AgentProcess, MainEnd, SpawnFailed, spawn
+from spoke.supervision.course import Action, Course
+from spoke.supervision.log_pump import LogPump
+from spoke.supervision.run_dir import (
+    CRASH,
+    EXIT,
+    KEEPER,
+    LAUNCH,
+    LOG,
+    STDIN,
+    Ending,
+    KeeperRecord,
+    LaunchSpec,
+    Receipt,
+    SignalSent,
+    decode_kill,
+    decode_launch,
+    encode_ending,
+    encode_keeper,
+    read_file,
+    write_file,
+)
+
+KEEPER_TERMINATED: Final = "keeper_terminated"
+"""Kill cause when the keeper itself got SIGTERM, as at a shutdown of the machine."""
+STATUS_RUNNING: Final = b"running"
+STATUS_ENDED: Final = b"ended"
+_MAX_WAIT_S: Final = 3600.0
+_CHUNKS_PER_TURN: Final = 16
+_EXIT_ATTEMPTS: Final = 60
+_EXIT_RETRY_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperFds:
+    """What a keeper is born with: run directory, the held lock, the control FIFO (non-blocking), the starter's pipe."""
+
+    run: int
+    lock: int
+    control: int
+    status: int
+
+
+def keep(fds: KeeperFds) -> int:
+    """Run one agent from launch record to ending and return the exit status of this process."""
+    os.setsid()
+    os.fchdir(fds.run)
+    _detach_stdio()
+    linux.set_process_name("hubspoke-keeper")
+    linux.become_subreaper()
+    try:
+        _keep_agent(fds)
+    except Exception:
+        write_file(CRASH, traceback.format_exc().encode(errors="replace"), fds.run, durable=False)
+        return 1
+    return 0
+
+
+def _keep_agent(fds: KeeperFds) -> None:
+    spec, token = decode_launch(read_file(LAUNCH, fds.run) or b"")
+    started_at = linux.now_rfc3339()
+    try:
+        _write_identity(fds.run, started_at)
+        keeper = Keeper(spec, token, fds.control, started_at)
+    except SpawnFailed as failure:
+        ending = Ending("spawn_failed", linux.now_rfc3339(), started_at=started_at, detail=str(failure))
+        _write_ending(fds.run, ending)
+        _tell_starter(fds.status, STATUS_ENDED)
+        return
+    _tell_starter(fds.status, STATUS_RUNNING)
+    _write_ending(fds.run, keeper.run())
+
+
+def _detach_stdio() -> None:
+    """Let go of the spoke's terminal and log: whoever reads them must not wait for agents."""
+    null_fd = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null_fd, fd)
+    os.close(null_fd)
+
+
+def _write_identity(run_fd: int, started_at: str) -> None:
+    """Write who keeps this agent, before there is one: no agent whose keeper cannot be found (fault 7)."""
+    me = linux.this_process()
+    try:
+        write_file(KEEPER, encode_keeper(KeeperRecord(me.pid, me.start_ticks, started_at)), run_fd, durable=False)
+    except OSError as error:
+        raise SpawnFailed(f"{KEEPER}: {error.strerror}") from error
+
+
+def _tell_starter(status_fd: int, status: bytes) -> None:
+    with suppress(BrokenPipeError):  # the starter may be gone, the agent is not
+        os.write(status_fd, status)
+    os.close(status_fd)
+
+
+def _write_ending(run_fd: int, ending: Ending) -> None:
+    """Write how it ended; a full disk gets a minute to recover, and until then the run counts as running."""
+    for attempt in range(1, _EXIT_ATTEMPTS + 1):
+        try:
+            return write_file(EXIT, encode_ending(ending), run_fd, durable=True)
+        except OSError:
+            if attempt == _EXIT_ATTEMPTS:
+                raise
+            time.sleep(_EXIT_RETRY_S)
+    return None
+
+
+class Keeper:
+    """Starts the agent of `spec` and sees it to its end; raises SpawnFailed when it cannot be started."""
+
+    def __init__(self, spec: LaunchSpec, token: str, control_fd: int, started_at: str) -> None:
+        self._wake_fd = self._wake_on_signals()
+        self._pump = self._start(spec, token)
+        self._grace_s = spec.grace_s
+        self._control_fd = control_fd
+        self._control_rest = b""
+        self._terminated = False
+        self._started_at = started_at
+        self._signals: dict[str, str] = {}
+        self._course = Course(
+            time.monotonic(), timeout_s=spec.timeout_s, silence_s=spec.silence_s, grace_s=spec.grace_s
+        )
+
+    def _start(self, spec: LaunchSpec, token: str) -> LogPump:
+        try:
+            log_fd = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+            stdin_fd = os.open(STDIN, os.O_RDONLY | os.O_NOFOLLOW)
+            self._pipe_fd, output_fd = os.pipe()
+        except OSError as error:
+            raise SpawnFailed(f"run directory: {error.strerror}") from error
+        os.set_blocking(self._pipe_fd, False)
+        self._agent = AgentProcess(spawn(spec, token, stdin_fd, output_fd))
+        os.close(output_fd)
+        os.close(stdin_fd)
+        return LogPump(self._pipe_fd, log_fd, spec.log_cap_bytes)
+
+    def _wake_on_signals(self) -> int:
+        """Make SIGCHLD and SIGTERM readable, so that one poll waits for everything."""
+        wake_fd, signal_fd = os.pipe()
+        os.set_blocking(wake_fd, False)
+        os.set_blocking(signal_fd, False)
+        signal.set_wakeup_fd(signal_fd, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        return wake_fd
+
+    def _on_sigterm(self, *_: object) -> None:
+        self._terminated = True
+
+    def run(self) -> Ending:
+        """Return how the agent ended, once nothing of it is left or the rest could not be ended."""
+        poller = select.poll()
+        for fd in (self._wake_fd, self._control_fd, self._pipe_fd):
+            poller.register(fd, select.POLLIN)
+        while True:
+            wait_s = min(max(0.0, self._course.wake_at() - time.monotonic()), _MAX_WAIT_S)
+            ready = {fd for fd, _ in poller.poll(math.ceil(wait_s * 1000))}
+            if self._wake_fd in ready:
+                _drain(self._wake_fd)
+            if self._pipe_fd in ready and not self._pump_output():
+                poller.unregister(self._pipe_fd)
+            if self._turn(control_ready=self._control_fd in ready):
+                return self._finish()
+
+    def _turn(self, *, control_ready: bool) -> bool:
+        """Take in what happened and act on it; says whether the run is over."""
+        self._agent.reap()
+        now = time.monotonic()
+        if self._agent.main_end is not None:
+            self._course.main_ended(now)  # before the requests: what ended by itself was not killed (fault 20)
+        if control_ready:
+            self._take_requests(now)
+        if self._terminated:
+            self._course.ask_kill(now, self._grace_s, KEEPER_TERMINATED)
+            self._terminated = False
+        return self._act(self._course.decide(now, empty=self._agent.is_empty()))
+
+    def _act(self, action: Action) -> bool:
+        if action is Action.TERMINATE:
+            self._note_signal("SIGTERM")
+            self._agent.terminate()
+        elif action is Action.KILL:
+            self._note_signal("SIGKILL")
+            self._agent.kill()
+        return action is Action.FINISH
+
+    def _note_signal(self, name: str) -> None:
+        self._signals.setdefault(name, linux.now_rfc3339())
+
+    def _pump_output(self) -> bool:
+        """Move what is there, a bounded lot; says whether more may come."""
+        for _ in range(_CHUNKS_PER_TURN):
+            moved = self._pump.pump()
+            if moved is None:
+                return True
+            if moved == 0:
+                return False
+            self._course.saw_output(time.monotonic())
+        return True
+
+    def _take_requests(self, now: float) -> None:
+        *lines, self._control_rest = (self._control_rest + _drain(self._control_fd)).split(b"\n")
+        self._control_rest = self._control_rest[-select.PIPE_BUF :]  # no sender writes more in one piece
+        for request in filter(None, map(decode_kill, lines)):
+            self._course.ask_kill(now, request.grace_s, request.cause)
+
+    def _finish(self) -> Ending:
+        survivors = self._agent.count_survivors()
+        self._pump.finish()
+        cause = self._course.cause
+        main_end = self._agent.main_end or MainEnd(None, None)
+        signals = tuple(SignalSent(name, at) for name, at in self._signals.items())
+        return Ending(
+            cause=cause or "exited",
+            kill_cause=self._course.kill_cause,
+            exit_code=main_end.exit_code,
+            signal=main_end.signal,
+            started_at=self._started_at,
+            finished_at=linux.now_rfc3339(),
+            log_bytes=self._pump.kept,
+            log_dropped=self._pump.dropped,
+            detail=self._pump.problem,
+            receipt=Receipt(signals, survivors) if signals else None,
+        )
+
+
+def _drain(fd: int) -> bytes:
+    """Return everything a non-blocking descriptor has now, up to what a pipe holds."""
+    with suppress(BlockingIOError):
+        return os.read(fd, 65536)
+    return b""

@@ -1,0 +1,152 @@
+"""The few things of Linux the supervisor stands on: prctl, /proc, pidfds, and the clock on the wall.
+
+A process is named by its id **and** its start time, and a signal goes through a pidfd that was checked against both, so
+a stranger who inherited an id is never signalled (fault 27). Standard library only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_GONE: Final = (FileNotFoundError, ProcessLookupError)
+"""How /proc says that a process has ended between two looks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process, not merely its number."""
+
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStat:
+    """The fields of /proc/PID/stat that matter here (proc(5))."""
+
+    state: str
+    ppid: int
+    pgrp: int
+    start_ticks: int
+
+
+def now_rfc3339() -> str:
+    """Return the wall clock as UTC with milliseconds and Z."""
+    ms = time.time_ns() // 1_000_000
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ms // 1000)) + f".{ms % 1000:03d}Z"
+
+
+def _prctl(option: int, value: ctypes.c_ulong | ctypes.c_char_p) -> None:
+    zero = ctypes.c_ulong(0)
+    if _libc.prctl(option, value, zero, zero, zero) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl {option}")
+
+
+def die_with_parent() -> None:
+    """Have the kernel SIGKILL this process when the thread that forked it ends (prctl(2) PR_SET_PDEATHSIG)."""
+    _prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+
+
+def become_subreaper() -> None:
+    """Have every orphaned descendant reparented to this process (prctl(2) PR_SET_CHILD_SUBREAPER)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
+
+
+def set_process_name(name: str) -> None:
+    """Show `name` (at most 15 bytes) in ps and top."""
+    _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
+
+
+def this_process() -> Process:
+    """Return the calling process."""
+    return Process(os.getpid(), _parse_stat(Path("/proc/self/stat").read_bytes()).start_ticks)
+
+
+def stat_of(pid: int) -> ProcessStat | None:
+    """Return what the kernel says of `pid`, None when there is no such process."""
+    try:
+        return _parse_stat(Path(f"/proc/{pid}/stat").read_bytes())
+    except _GONE:
+        return None
+
+
+def _parse_stat(content: bytes) -> ProcessStat:
+    fields = content.rpartition(b")")[2].split()  # the name before it may hold spaces and brackets
+    return ProcessStat(fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[19]))
+
+
+def lists_children() -> bool:
+    """Say whether this kernel lists children in /proc (CONFIG_PROC_CHILDREN); nothing here works without."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").exists()
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the children of all threads of `pid`, zombies too; may miss some while they change, so ask again."""
+    found: list[int] = []
+    with suppress(*_GONE):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(*_GONE):
+                found += map(int, (task / "children").read_bytes().split())
+    return found
+
+
+def descendants_of(pid: int) -> list[Process]:
+    """Return every live descendant of `pid` that can be proved to be one right now; parents come before children.
+
+    One that moves to another parent while we look is left out: who wants all of them asks until none is left.
+    """
+    root = stat_of(pid)
+    found: list[Process] = []
+    queue = [] if root is None else [Process(pid, root.start_ticks)]
+    for parent in queue:
+        stats = [(child, stat_of(child)) for child in children_of(parent.pid)]
+        if not is_same(parent):
+            continue
+        mine = [Process(child, s.start_ticks) for child, s in stats if s is not None and s.ppid == parent.pid]
+        queue += mine
+        found += mine
+    return found
+
+
+def is_same(process: Process) -> bool:
+    """Say whether the process with this id is still this process."""
+    stat = stat_of(process.pid)
+    return stat is not None and stat.start_ticks == process.start_ticks
+
+
+def open_pidfd(process: Process) -> int | None:
+    """Return a pidfd of exactly this process, None when it is gone; the caller closes it."""
+    try:
+        fd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    if is_same(process):
+        return fd
+    os.close(fd)
+    return None
+
+
+def signal_process(process: Process, signum: signal.Signals) -> bool:
+    """Signal exactly this process; returns whether it was still there and let us."""
+    fd = open_pidfd(process)
+    if fd is None:
+        return False
+    try:
+        signal.pidfd_send_signal(fd, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    finally:
+        os.close(fd)
+    return True

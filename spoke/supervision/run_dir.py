@@ -1,0 +1,254 @@
+"""The run directory: everything the spoke and a keeper say to each other about one agent start.
+
+Names of the files, their contents as dataclasses, and reading and writing them. A record appears whole or not at all
+(temporary file and rename). A record that cannot be understood counts as missing, so a damaged file can never pass for
+an ending. Decides nothing about processes. Standard library only: the keeper imports it.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+LAUNCH: Final = "launch.json"
+"""What to run; written before anything is forked and never replaced: an attempt is started at most once."""
+STDIN: Final = "stdin"
+LOG: Final = "log"
+"""stdout and stderr of the agent, as they came, up to the cap."""
+LOCK: Final = "keeper.lock"
+"""Held from before the launch record exists until the keeper ends: liveness without process ids."""
+KEEPER: Final = "keeper.json"
+CONTROL: Final = "control"
+EXIT: Final = "exit.json"
+CRASH: Final = "keeper.err"
+"""Traceback of a keeper that failed; normally absent."""
+
+TOKEN_NAME: Final = "HUBSPOKE_RUN"  # noqa: S105 - the name of a variable, no password
+"""The one environment variable added to what was asked for, to find an agent whose keeper is gone."""
+
+Cause = Literal["exited", "timeout", "silence", "killed", "spawn_failed", "lost"]
+_CAUSES: Final = frozenset({"exited", "timeout", "silence", "killed", "spawn_failed", "lost"})
+
+
+class RunState(enum.Enum):
+    """What a run directory says about its agent."""
+
+    NEVER_STARTED = "never_started"
+    RUNNING = "running"
+    ENDED = "ended"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Resource limits of the agent (setrlimit, soft and hard); None leaves the inherited one. Core dumps are off."""
+
+    nofile: int | None = None
+    fsize_bytes: int | None = None
+    cpu_s: int | None = None
+    as_bytes: int | None = None
+    nproc: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """One agent start: `env` is the complete environment, `stdin` is not part of the launch record."""
+
+    argv: tuple[str, ...]
+    cwd: str
+    env: Mapping[str, str]
+    timeout_s: float
+    silence_s: float | None = None
+    grace_s: float = 10.0
+    log_cap_bytes: int = 16 * 1024 * 1024
+    stdin: bytes = b""
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSent:
+    """The first time a signal was sent to the agent's processes, RFC 3339."""
+
+    signal: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What ending the agent took; `survivors` counts processes that could not be ended."""
+
+    signals: tuple[SignalSent, ...]
+    survivors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended. `exit_code` and `signal` are those of the agent's main process, at most one is set."""
+
+    cause: Cause
+    finished_at: str
+    started_at: str | None = None
+    kill_cause: str | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    log_bytes: int = 0
+    log_dropped: int = 0
+    detail: str | None = None
+    receipt: Receipt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperRecord:
+    """Which process keeps the agent: a process id counts only together with its start time."""
+
+    pid: int
+    start_ticks: int
+    started_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class KillRequest:
+    """One line in the control FIFO."""
+
+    grace_s: float
+    cause: str
+
+
+def encode_launch(spec: LaunchSpec, token: str) -> bytes:
+    """Return the launch record of `spec`; `token` marks every process of this run."""
+    limits = {name: getattr(spec.limits, name) for name in Limits.__slots__}
+    record = {
+        "argv": list(spec.argv),
+        "cwd": spec.cwd,
+        "env": dict(spec.env),
+        "timeout_s": spec.timeout_s,
+        "silence_s": spec.silence_s,
+        "grace_s": spec.grace_s,
+        "log_cap_bytes": spec.log_cap_bytes,
+        "limits": limits,
+        "token": token,
+    }
+    return json.dumps(record).encode()
+
+
+def decode_launch(content: bytes) -> tuple[LaunchSpec, str]:
+    """Return the spec (without stdin) and the token; raises KeyError, TypeError, ValueError on anything else."""
+    record = json.loads(content)
+    token = str(record.pop("token"))
+    limits = Limits(**record.pop("limits"))
+    argv = tuple(record.pop("argv"))
+    return LaunchSpec(argv=argv, limits=limits, **record), token
+
+
+def encode_keeper(keeper: KeeperRecord) -> bytes:
+    """Return `keeper.json`."""
+    record = {"pid": keeper.pid, "startTicks": keeper.start_ticks, "startedAt": keeper.started_at}
+    return json.dumps(record).encode()
+
+
+def decode_keeper(content: bytes) -> KeeperRecord | None:
+    """Return the keeper's identity, None for anything that is not one."""
+    try:
+        record = json.loads(content)
+        return KeeperRecord(int(record["pid"]), int(record["startTicks"]), str(record["startedAt"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def encode_kill(request: KillRequest) -> bytes:
+    """Return one control line of at most PIPE_BUF (4096) bytes, so that it is written whole; a longer cause is cut."""
+    line: Mapping[str, Mapping[str, object]] = {"kill": {"grace_s": request.grace_s, "cause": request.cause[:200]}}
+    return json.dumps(line).encode() + b"\n"
+
+
+def decode_kill(line: bytes) -> KillRequest | None:
+    """Return the request in one control line, None for anything else: a bad line must not harm a keeper."""
+    try:
+        kill = json.loads(line)["kill"]
+        grace_s = float(kill["grace_s"])
+        cause = str(kill["cause"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return KillRequest(grace_s, cause) if 0 <= grace_s < float("inf") else None
+
+
+def encode_ending(ending: Ending) -> bytes:
+    """Return `exit.json`."""
+    receipt = ending.receipt
+    record = {
+        "cause": ending.cause,
+        "killCause": ending.kill_cause,
+        "exitCode": ending.exit_code,
+        "signal": ending.signal,
+        "startedAt": ending.started_at,
+        "finishedAt": ending.finished_at,
+        "logBytes": ending.log_bytes,
+        "logDropped": ending.log_dropped,
+        "detail": ending.detail,
+        "receipt": None if receipt is None else encode_receipt(receipt),
+    }
+    return json.dumps(record).encode()
+
+
+def encode_receipt(receipt: Receipt) -> dict[str, Any]:
+    """Return the kill receipt as JSON values, the form it also has in events."""
+    signals = [{"signal": sent.signal, "at": sent.at} for sent in receipt.signals]
+    return {"signals": signals, "survivors": receipt.survivors}
+
+
+def decode_ending(content: bytes) -> Ending | None:
+    """Return the ending, None for anything that is not one."""
+    try:
+        record = json.loads(content)
+        if record["cause"] not in _CAUSES:
+            return None
+        return Ending(
+            cause=record["cause"],
+            finished_at=str(record["finishedAt"]),
+            started_at=record["startedAt"],
+            kill_cause=record["killCause"],
+            exit_code=record["exitCode"],
+            signal=record["signal"],
+            log_bytes=int(record["logBytes"]),
+            log_dropped=int(record["logDropped"]),
+            detail=record["detail"],
+            receipt=_decode_receipt(record["receipt"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _decode_receipt(record: Mapping[str, Any] | None) -> Receipt | None:
+    if record is None:
+        return None
+    signals: Sequence[Mapping[str, str]] = record["signals"]
+    return Receipt(tuple(SignalSent(s["signal"], s["at"]) for s in signals), int(record["survivors"]))
+
+
+def read_file(name: str, dir_fd: int) -> bytes | None:
+    """Return the content of `name` in the run directory, None when there is none."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def write_file(name: str, content: bytes, dir_fd: int, *, durable: bool) -> None:
+    """Let `name` appear whole or not at all, readable by us only; `durable` survives a power cut. Raises OSError."""
+    temporary = f"{name}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(temporary, flags, 0o600, dir_fd=dir_fd)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        if durable:
+            os.fsync(fd)
+    os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    if durable:
+        os.fsync(dir_fd)

@@ -1,0 +1,216 @@
+"""The worker's port to running agents: start, wait, kill, state. It owns no agent, only the nursery.
+
+Everything about a run is in its directory, so any `Supervisor`, in any process, can wait for and kill what another one
+started. It refuses to start the same run twice, and it never reports an ending that is not recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Final, Self
+
+from common.errors import HubspokeError, LocalError
+from spoke.supervision import adoption, linux
+from spoke.supervision.keeper import STATUS_ENDED, STATUS_RUNNING
+from spoke.supervision.nursery_client import DEFAULT_ENV, NurseryClient
+from spoke.supervision.run_dir import (
+    CONTROL,
+    LAUNCH,
+    STDIN,
+    Ending,
+    KillRequest,
+    LaunchSpec,
+    RunState,
+    encode_kill,
+    encode_launch,
+    read_file,
+    write_file,
+)
+
+_STARTS_AT_ONCE: Final = 8
+_START_ATTEMPTS: Final = 4
+_RECHECK_S: Final = 0.02
+
+
+class LaunchRefused(LocalError):
+    """This run directory has a launch record: its attempt was started, or lost while starting, and is not repeated."""
+
+    code = "already_started"
+
+
+class NeverStarted(LocalError):
+    """There is nothing to wait for: the run directory holds no launch record."""
+
+    code = "never_started"
+
+
+class LaunchFailed(HubspokeError):
+    """No agent runs. `spawn_failed`: its program cannot be executed. `lost`: the supervision failed; retryable."""
+
+    code = "spawn_failed"
+
+
+class Supervisor:
+    """Async context manager; leaving it ends the nursery and no agent."""
+
+    def __init__(self, *, nursery_env: Mapping[str, str] = DEFAULT_ENV) -> None:
+        self._nursery = NurseryClient(nursery_env)
+        self._starts_at_once = asyncio.Semaphore(_STARTS_AT_ONCE)
+        self._starting: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        if not linux.lists_children():
+            raise LocalError("this kernel does not list children in /proc (CONFIG_PROC_CHILDREN); agents need it")
+        self._nursery.ensure()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._starting:
+            await asyncio.wait(self._starting)
+        await asyncio.to_thread(self._nursery.stop)
+
+    async def start(self, run_dir: Path, spec: LaunchSpec) -> None:
+        """Start the agent of `spec` and return when its program runs; `run_dir` exists and was never started.
+
+        Cancelling the caller does not cancel the start: half a start would be a lost run. Raises LaunchRefused,
+        LaunchFailed, OSError when the directory cannot be written.
+        """
+        task = asyncio.get_running_loop().create_task(self._start(run_dir, spec))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+        await asyncio.shield(task)
+
+    async def wait(self, run_dir: Path) -> Ending:
+        """Return how the run ended, when it has; any number of waiters, also for runs of a former process.
+
+        A run whose keeper is gone without an ending is cleaned up and reported as `lost`. Raises NeverStarted.
+        """
+        with adoption.opened(run_dir) as dir_fd:
+            while (ending := adoption.read_ending(dir_fd)) is None:
+                if adoption.read_state(dir_fd) is RunState.NEVER_STARTED:
+                    raise NeverStarted(f"{run_dir} holds no launch record; start it first")
+                keeper_fd = adoption.open_keeper(dir_fd)
+                if keeper_fd is not None:
+                    await _ended(keeper_fd)
+                elif (lost := await asyncio.to_thread(_settle, run_dir)) is not None:
+                    return lost
+                else:
+                    await asyncio.sleep(_RECHECK_S)  # a start, or another's cleaning up, of a few milliseconds
+            return ending
+
+    async def kill(self, run_dir: Path, grace_s: float, cause: str) -> None:
+        """Ask for SIGTERM now and SIGKILL after `grace_s`; returns when asked, asking again may shorten the grace.
+
+        The request is kept if the agent is just being started. Nothing happens when the run has ended or never began.
+        """
+        line = encode_kill(KillRequest(grace_s, cause))
+        try:
+            fd = os.open(run_dir / CONTROL, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:  # ENOENT: never started; ENXIO: nobody reads, it has ended
+            return
+        try:
+            with suppress(BlockingIOError, BrokenPipeError):  # full of requests already; ended just now
+                os.write(fd, line)
+        finally:
+            os.close(fd)
+
+    def state(self, run_dir: Path) -> RunState:
+        """Return what is true of the run right now, whoever started it."""
+        try:
+            with adoption.opened(run_dir) as dir_fd:
+                return adoption.read_state(dir_fd)
+        except FileNotFoundError:
+            return RunState.NEVER_STARTED
+
+    async def _start(self, run_dir: Path, spec: LaunchSpec) -> None:
+        with ExitStack() as stack:
+            dir_fd = stack.enter_context(adoption.opened(run_dir))
+            control_fd = _open_control(dir_fd)  # first of all: from here on a kill request is kept
+            stack.callback(os.close, control_fd)
+            lock_fd = adoption.take_lock(dir_fd)
+            if lock_fd is None:
+                raise LaunchRefused(f"{run_dir} is being started or running already")
+            stack.callback(os.close, lock_fd)
+            async with self._starts_at_once:
+                await asyncio.to_thread(_write_launch, dir_fd, spec)
+                status = await self._ask_nursery((dir_fd, lock_fd, control_fd))
+            _check_started(status, dir_fd)
+
+    async def _ask_nursery(self, fds: tuple[int, int, int]) -> bytes:
+        """Return what the keeper says; a nursery that died is replaced as long as no agent can have been forked."""
+        status = b""
+        for _ in range(_START_ATTEMPTS):
+            status_fd, keeper_status_fd = os.pipe()
+            try:
+                self._nursery.request((*fds, keeper_status_fd))
+            finally:
+                os.close(keeper_status_fd)
+            status = await _read_status(status_fd)
+            if status or adoption.has_keeper_record(fds[0]):
+                break
+        return status
+
+
+def _check_started(status: bytes, dir_fd: int) -> None:
+    """Raise LaunchFailed unless `status` says that the agent runs."""
+    if status == STATUS_RUNNING:
+        return
+    ending = adoption.read_ending(dir_fd) if status == STATUS_ENDED else None
+    if ending is not None:
+        raise LaunchFailed(f"the agent could not be started: {ending.detail}")
+    reason = status.decode(errors="replace") or "its keeper or the nursery died"
+    failure = LaunchFailed(f"the agent was lost while being started: {reason}", code="lost")
+    failure.retryable = True
+    raise failure
+
+
+def _open_control(dir_fd: int) -> int:
+    """Return the control FIFO, made if need be; while this is open, or inherited, nothing written to it is lost."""
+    with suppress(FileExistsError):
+        os.mkfifo(CONTROL, 0o600, dir_fd=dir_fd)
+    return os.open(CONTROL, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+
+
+def _write_launch(dir_fd: int, spec: LaunchSpec) -> None:
+    """Write stdin and then, as the fence, the launch record; raises LaunchRefused when there is one."""
+    if read_file(LAUNCH, dir_fd) is not None:
+        raise LaunchRefused("the run directory holds a launch record: an attempt is started at most once")
+    write_file(STDIN, spec.stdin, dir_fd, durable=True)
+    write_file(LAUNCH, encode_launch(spec, secrets.token_hex(16)), dir_fd, durable=True)
+
+
+def _settle(run_dir: Path) -> Ending | None:
+    with adoption.opened(run_dir) as dir_fd:  # its own descriptor: the waiter may be cancelled meanwhile
+        return adoption.settle_lost(dir_fd)
+
+
+async def _read_status(status_fd: int) -> bytes:
+    """Return the one message of the keeper, empty when it died without; closes the descriptor."""
+    try:
+        await _readable(status_fd)
+        return os.read(status_fd, 4096)
+    finally:
+        os.close(status_fd)
+
+
+async def _ended(pidfd: int) -> None:
+    """Wait until the process ends; closes the descriptor."""
+    try:
+        await _readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()  # unlike a future it may be set twice, and after a cancellation
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)
