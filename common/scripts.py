@@ -19,6 +19,7 @@ from common.errors import LocalError
 from common.valkey import translated
 
 _SUFFIX: Final = ".lua"
+_FRAGMENT: Final = "_"
 
 
 class Script:
@@ -41,15 +42,17 @@ class ScriptSet:
     """The scripts of one package: `ScriptSet("spoke")["claim"]` is `spoke/scripts/claim.lua`."""
 
     def __init__(self, package: str, folder: str = "scripts") -> None:
-        """Read every `*.lua` of the folder; raises `LocalError` `scripts_missing` when there is none."""
+        """Read every `*.lua` of the folder, each behind the folder's fragments `_*.lua`; raises `LocalError` `scripts_missing` when there is none."""
         self._place = f"{package}/{folder}"
         root = files(package) / folder
         entries = root.iterdir() if root.is_dir() else ()
-        self._scripts = {
-            entry.name.removesuffix(_SUFFIX): Script(entry.read_text("utf-8"))
+        sources = {
+            entry.name.removesuffix(_SUFFIX): entry.read_text("utf-8")
             for entry in entries
             if entry.name.endswith(_SUFFIX)
         }
+        shared = "".join(sources.pop(name) for name in sorted(sources) if name.startswith(_FRAGMENT))
+        self._scripts = {name: Script(shared + source) for name, source in sources.items()}
         if not self._scripts:
             raise self._missing("no scripts")
 

@@ -1,0 +1,143 @@
+"""An agent as the spoke's Valkey keeps it, and the AgentStatus that its peer is shown.
+
+A record is flat: the field names of `scripts/_agent.lua` and text. Decides nothing; a record that cannot be read is
+`tampered`, because only our scripts write records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from common.agent_state import TERMINAL
+from common.errors import LocalError
+from common.ids import rfc3339
+
+Fields = Mapping[str, str]
+
+
+class TamperedRecord(LocalError):
+    """What the queue holds is not what this spoke wrote: nothing is started from it (attack row 61)."""
+
+    code = "tampered"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRef:
+    """The name of an agent on this spoke: ids are the peers' own, so they count only together with the tenant."""
+
+    tenant: str
+    agent_id: str
+
+    def __str__(self) -> str:
+        return f"{self.tenant} {self.agent_id}"
+
+    @classmethod
+    def parse(cls, text: str) -> AgentRef:
+        """Read `TENANT AGENT`, the form of members and messages in Valkey."""
+        tenant, _, agent_id = text.partition(" ")
+        return cls(tenant, agent_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a queued agent stands among its tenant's, from 1, and what it waits for."""
+
+    position: int
+    waiting_for: str
+
+
+def decode_fields(flat: Sequence[bytes]) -> dict[str, str]:
+    """Read the flat list of names and values that HGETALL gives in a script."""
+    texts = [item.decode("utf-8", "replace") for item in flat]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _time(fields: Fields, name: str) -> str | None:
+    return rfc3339(int(fields[name])) if name in fields else None
+
+
+def _integer(fields: Fields, name: str) -> int | None:
+    return int(fields[name]) if name in fields else None
+
+
+def _json(fields: Fields, name: str) -> Any:
+    return json.loads(fields[name]) if name in fields else None
+
+
+_GRANTED: Final = (("priority", "priority"), ("timeoutS", "timeout"), ("maxAttempts", "max_attempts"))
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRecord:
+    """One record; `fields` as they lie in Valkey."""
+
+    fields: Fields
+    place: Place | None = None
+
+    @property
+    def ref(self) -> AgentRef:
+        """The agent's name on this spoke."""
+        return AgentRef(self.fields["tenant"], self.fields["id"])
+
+    @property
+    def status(self) -> str:
+        """The state as the table of `common.agent_state` names it."""
+        return self.fields["status"]
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the agent has ended."""
+        return self.status in TERMINAL
+
+    @property
+    def attempt(self) -> int:
+        """How often the agent was claimed to be started."""
+        return int(self.fields["attempt"])
+
+    @property
+    def seq(self) -> int:
+        """The number of transitions so far."""
+        return int(self.fields["seq"])
+
+    def to_status(self) -> dict[str, Any]:
+        """Return AgentStatus as JSON values (PROTOCOL section 2.2); raises `TamperedRecord`."""
+        try:
+            return self._to_status()
+        except (KeyError, ValueError) as error:
+            raise TamperedRecord("a record in the queue cannot be read; see who else writes to this Valkey") from error
+
+    def _to_status(self) -> dict[str, Any]:
+        fields = self.fields
+        place = self.place
+        return {
+            "agentId": fields["id"],
+            "taskId": fields["task"],
+            "agentType": fields["type"],
+            "status": self.status,
+            "seq": self.seq,
+            "attempt": self.attempt,
+            "queuedAt": _time(fields, "queued_at"),
+            "startedAt": _time(fields, "started_at"),
+            "finishedAt": _time(fields, "finished_at"),
+            "reason": fields.get("reason"),
+            "exitCode": _integer(fields, "exit_code"),
+            "signal": fields.get("signal"),
+            "result": _json(fields, "result"),
+            "granted": {name: int(fields[field]) for name, field in _GRANTED},
+            "queue": None if place is None else {"position": place.position, "waitingFor": place.waiting_for},
+            "receipt": _json(fields, "receipt"),
+        }
+
+
+def read_record(flat: Sequence[bytes], place: Sequence[Any] = ()) -> AgentRecord:
+    """Read the answer of `describe` in the scripts: fields, and `[position, reason]` or nothing."""
+    stands = Place(int(place[0]), place[1].decode()) if place else None
+    return AgentRecord(decode_fields(flat), stands)
+
+
+def encode_statuses(records: Iterable[AgentRecord]) -> list[dict[str, Any]]:
+    """Return the statuses of many records."""
+    return [record.to_status() for record in records]

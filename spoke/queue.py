@@ -1,0 +1,332 @@
+"""The spoke's queue in Valkey: every change is one script of `scripts/`, described there with the keyspace.
+
+An adapter and nothing more: it turns Python values into arguments, and answers into records. What may be accepted was
+decided before; what was accepted is durable when `accept` returns. Raises `Unavailable` when Valkey does not answer:
+then nobody knows whether the script ran, and all of them may be run again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from common.commands import Spawn, content_hash
+from common.connection import DEFAULT_SKEW_S
+from common.envelope import MAX_LIFETIME_S
+from common.errors import EnvelopeRejected, RateLimited
+from common.scripts import ScriptSet
+from common.valkey import translated
+from spoke.agent_record import AgentRecord, AgentRef, read_record
+from spoke.policy import UNLIMITED, Policy
+
+LEASE_MS: Final = 15_000
+TOMBSTONE_MS: Final = 24 * 3600 * 1000
+_STRIDE: Final = 9
+_DAY_MS: Final = 24 * 3600 * 1000
+_EVENTS_AT_ONCE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The spoke's own limits: agents at once, agents queued, how long ended ones are kept."""
+
+    agents: int = 4
+    queued: int = 10_000
+    retention_days: int = 30
+    skew_s: int = DEFAULT_SKEW_S
+
+    @property
+    def retention_ms(self) -> int:
+        """How long the record of an ended agent is kept."""
+        return self.retention_days * _DAY_MS
+
+    @property
+    def replay_ms(self) -> int:
+        """How long an envelope could still be in its window, and so must be remembered."""
+        return (MAX_LIFETIME_S + 2 * self.skew_s) * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Whose envelope is being accepted: `tenant` owns what it starts."""
+
+    tenant: str
+    instance: str
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnStep:
+    """A spawn that may be accepted; `index` is its place in the signed envelope."""
+
+    spawn: Spawn
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusStep:
+    """A question about an agent."""
+
+    agent_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class KillStep:
+    """A kill: `cause` becomes the agent's `reason`, `reason` is what the sender wrote."""
+
+    agent_id: str
+    grace_s: int
+    cause: str
+    reason: str | None = None
+
+    def to_json(self) -> str:
+        """Return what the worker finds in the record."""
+        return json.dumps({"grace_s": self.grace_s, "cause": self.cause, "reason": self.reason})
+
+
+@dataclass(frozen=True, slots=True)
+class NoStep:
+    """A command that the queue has nothing to do with; it keeps its place in the order."""
+
+
+Step = SpawnStep | StatusStep | KillStep | NoStep
+
+
+@dataclass(frozen=True, slots=True)
+class StepRefused:
+    """The queue refused one command with this code of PROTOCOL section 2.2."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An agent held under a lease: `token` proves it, `raw` is the signed envelope that asked for it."""
+
+    record: AgentRecord
+    token: str
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PendingEvent:
+    """A transition that its peer has not acknowledged."""
+
+    entry: bytes
+    record: AgentRecord
+
+
+def _arguments(step: Step) -> list[str | int]:
+    match step:
+        case SpawnStep(spawn, index):
+            arguments: list[str | int] = [
+                "spawn", spawn.id, content_hash(spawn), index, spawn.task_id, spawn.agent_type, spawn.priority,
+                spawn.timeout_s, spawn.max_attempts,
+            ]  # fmt: skip
+        case StatusStep(agent_id):
+            arguments = ["status", agent_id]
+        case KillStep(agent_id):
+            arguments = ["kill", agent_id, step.to_json(), step.cause]
+        case NoStep():
+            arguments = ["none"]
+    return arguments + [""] * (_STRIDE - len(arguments))
+
+
+def _new_record(sender: Sender, step: SpawnStep, queued_at: bytes, place: Sequence[Any]) -> AgentRecord:
+    spawn = step.spawn
+    fields = {
+        "id": spawn.id,
+        "tenant": sender.tenant,
+        "status": "queued",
+        "seq": "1",
+        "attempt": "0",
+        "task": spawn.task_id,
+        "type": spawn.agent_type,
+        "priority": str(spawn.priority),
+        "timeout": str(spawn.timeout_s),
+        "max_attempts": str(spawn.max_attempts),
+        "queued_at": queued_at.decode(),
+    }
+    return AgentRecord(fields, read_record([], place).place)
+
+
+class Queue:
+    """The queue of one spoke; several worker processes may share it."""
+
+    def __init__(self, client: Redis, instance: str, bounds: Bounds, prefix: str = "") -> None:
+        self._client = client
+        self._prefix = f"{prefix}hs:{{{instance}}}:"
+        self._bounds = bounds
+        self._scripts = ScriptSet("spoke")
+
+    @property
+    def wake_channels(self) -> tuple[str, str, str]:
+        """The channels on which the scripts say: there is something to claim, to kill, to tell a peer."""
+        return (f"{self._prefix}wake", f"{self._prefix}kills", f"{self._prefix}changes")
+
+    async def _run(self, script: str, *arguments: str | bytes | int) -> Any:
+        return await self._scripts[script](self._client, [], [self._prefix, *arguments])
+
+    async def accept(
+        self, sender: Sender, jti: str, raw: bytes, steps: Sequence[Step]
+    ) -> list[AgentRecord | StepRefused | None]:
+        """Accept an admitted envelope and take its steps, all at once; durable when this returns.
+
+        Returns for each step the agent's record, a refusal, or None for `NoStep`. Raises `EnvelopeRejected` with
+        `replayed`, `RateLimited`, `Unavailable`.
+        """
+        policy, bounds = sender.policy, self._bounds
+        arguments = [item for step in steps for item in _arguments(step)]
+        answer = await self._run(
+            "accept", sender.tenant, sender.instance, jti, raw, bounds.replay_ms,
+            0 if policy.rate_per_s >= UNLIMITED else policy.rate_per_s, policy.queued, policy.agents, bounds.queued,
+            TOMBSTONE_MS, bounds.retention_ms, len(steps), *arguments,
+        )  # fmt: skip
+        if answer[0] == b"replayed":
+            raise EnvelopeRejected("replayed", "this envelope was accepted before; send a fresh one")
+        if answer[0] == b"rate_limited":
+            raise RateLimited(f"policy.rate_per_s allows {policy.rate_per_s} envelopes a second")
+        return [self._read_answer(sender, step, each) for step, each in zip(steps, answer[1:], strict=True)]
+
+    def _read_answer(self, sender: Sender, step: Step, answer: Sequence[Any]) -> AgentRecord | StepRefused | None:
+        match answer[0], step:
+            case b"new", SpawnStep():
+                return _new_record(sender, step, answer[1], answer[2])
+            case b"agent", _:
+                return read_record(answer[1], answer[2])
+            case b"error", _:
+                return StepRefused(answer[1].decode())
+            case _:
+                return None
+
+    async def claim(self, worker: str, limits: Mapping[str, int]) -> Claim | None:
+        """Take the next agent of a tenant in `limits` (tenant: agents at once) under a lease of `LEASE_MS`."""
+        pairs = [item for pair in limits.items() for item in pair]
+        return _read_claim(await self._run("claim", worker, LEASE_MS, self._bounds.agents, len(limits), *pairs))
+
+    async def reclaim(self, worker: str, former: str = "") -> Claim | None:
+        """Take over an agent whose lease has expired, or which a worker named `former…` held."""
+        return _read_claim(await self._run("reclaim", worker, LEASE_MS, former))
+
+    async def renew(self, claims: Sequence[Claim]) -> list[KillStep | bool]:
+        """Keep leases; returns for each True, the kill that was asked for, or False when the lease is lost."""
+        arguments = [item for claim in claims for item in _held(claim)]
+        answers = await self._run("renew", LEASE_MS, *arguments)
+        return [_read_kill(answer[1]) if answer[0] else False for answer in answers]
+
+    async def launch(self, claim: Claim) -> str:
+        """Pass the fence before a process is started: `launch`, `killed` or `lost`."""
+        return str((await self._run("launch", *_held(claim))).decode())
+
+    async def started(self, claim: Claim, started_at_ms: int) -> bool:
+        """Note that the agent's program runs; False when the lease is lost."""
+        return bool(await self._run("started", *_held(claim), started_at_ms))
+
+    async def finish(self, claim: Claim, status: str, fields: Mapping[str, str | int]) -> bool:
+        """Enter a terminal state; False when the lease is lost."""
+        pairs = [item for pair in fields.items() for item in pair]
+        return bool(await self._run("finish", *_held(claim), status, self._bounds.retention_ms, *pairs))
+
+    async def retry(self, claim: Claim, reason: str, detail: str, *, pause_ms: int, may_help: bool) -> str:
+        """Queue an agent again that failed for our reasons: `queued`, `failed`, `killed` or `lost`."""
+        answer = await self._run(
+            "retry", *_held(claim), pause_ms, reason, detail, self._bounds.retention_ms, int(may_help)
+        )
+        return str(answer.decode())
+
+    async def kill(self, ref: AgentRef, step: KillStep) -> AgentRecord | None:
+        """Stop an agent for this machine's operator; None when there is none."""
+        answer = await self._run(
+            "kill", ref.tenant, ref.agent_id, step.to_json(), step.cause, self._bounds.retention_ms, UNLIMITED
+        )
+        return _read_described(answer)
+
+    async def describe(self, refs: Sequence[AgentRef], agents_limit: int = UNLIMITED) -> list[AgentRecord | None]:
+        """Read agents; None for one that is not there."""
+        arguments = [item for ref in refs for item in (ref.tenant, ref.agent_id, agents_limit)]
+        return [_read_described(answer) for answer in await self._run("describe", *arguments)]
+
+    async def newest(self, limit: int) -> list[AgentRef]:
+        """Return the names of the newest agents of all tenants, the newest first."""
+        with translated():
+            members: Any = await self._client.zrange(
+                f"{self._prefix}agents", "+", "-", desc=True, bylex=True, offset=0, num=limit
+            )
+        return [_ref_of_member(member) for member in members]
+
+    async def find(self, agent_id: str) -> list[AgentRef]:
+        """Return every tenant's agent of that id: normally one."""
+        with translated():
+            members: Any = await self._client.zrangebylex(f"{self._prefix}agents", f"[{agent_id} ", f"[{agent_id} \xff")
+        return [_ref_of_member(member) for member in members]
+
+    async def load(self) -> dict[str, int]:
+        """Return how many agents are `queued` and `active` on this spoke."""
+        with translated():
+            counts = await self._client.hgetall(f"{self._prefix}load")
+        return {name: int(counts.get(name.encode(), 0)) for name in ("queued", "active")}
+
+    async def set_flag(self, flag: str, *, on: bool) -> None:
+        """Set or clear `paused` or `draining`."""
+        with translated():
+            if on:
+                await self._client.set(f"{self._prefix}{flag}", "1")
+            else:
+                await self._client.delete(f"{self._prefix}{flag}")
+            await self._client.publish(f"{self._prefix}wake", "")
+
+    async def pending_events(self, tenant: str) -> list[PendingEvent]:
+        """Return the oldest transitions that the tenant's peer has not acknowledged, at most 1000."""
+        with translated():
+            entries: Any = await self._client.xrange(f"{self._prefix}events:{tenant}", count=_EVENTS_AT_ONCE)
+        return [PendingEvent(entry, AgentRecord(_decode(fields))) for entry, fields in entries]
+
+    async def acknowledge(self, tenant: str, events: Iterable[PendingEvent]) -> None:
+        """Forget transitions that the peer has."""
+        entries = [event.entry for event in events]
+        if entries:
+            with translated():
+                await self._client.xdel(f"{self._prefix}events:{tenant}", *entries)
+
+    async def listen(self, blocking_client: Redis) -> AsyncIterator[tuple[str, str]]:
+        """Yield (`wake`|`kills`|`changes`, message) as the scripts publish them, on a client of its own."""
+        async with blocking_client.pubsub() as pubsub:
+            with translated():
+                await pubsub.subscribe(*self.wake_channels)
+            while True:
+                with translated():
+                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=None)
+                if message is not None:
+                    yield message["channel"].decode().removeprefix(self._prefix), message["data"].decode()
+
+
+def _held(claim: Claim) -> tuple[str, str, str]:
+    return claim.record.ref.tenant, claim.record.ref.agent_id, claim.token
+
+
+def _decode(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
+
+
+def _ref_of_member(member: bytes) -> AgentRef:
+    agent_id, _, tenant = member.decode().partition(" ")
+    return AgentRef(tenant, agent_id)
+
+
+def _read_claim(answer: Sequence[Any]) -> Claim | None:
+    return Claim(read_record(answer[2]), answer[0].decode(), answer[1]) if answer else None
+
+
+def _read_kill(text: bytes) -> KillStep | bool:
+    if not text:
+        return True
+    kill = json.loads(text)
+    return KillStep("", kill["grace_s"], kill["cause"], kill["reason"])
+
+
+def _read_described(answer: Sequence[Any]) -> AgentRecord | None:
+    return read_record(answer[1], answer[2]) if answer[0] == b"agent" else None

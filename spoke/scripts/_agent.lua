@@ -1,0 +1,136 @@
+-- What the scripts of the spoke's queue share; it is put before each of them.
+--
+-- Keyspace. P is the prefix `hs:{INSTANCE}:` (one hash tag: everything lies in one slot), T a tenant, A an agent id.
+--   P agent:T:A    hash    the record of an agent; fields below
+--   P agents       zset    "A T" at score 0: all agents in the order of their ids, which is that of time
+--   P queue:T      zset    A by priority * 2^43 + arrival: first priority, then first come
+--   P waiting      zset    T by the tick of its last turn: tenants with something in their queue
+--   P backoff      zset    "T A" by due time, ms: to be queued again then
+--   P leases       zset    "T A" by deadline, ms on this server's clock: held by a worker
+--   P load:T       hash    queued, active: counts of one tenant; P load the same for the spoke
+--   P env:T:JTI    hash    raw: the signed envelope as it came; live: its agents that have not ended
+--   P replay:I:JTI string  the envelope of instance I was accepted; expires after its window
+--   P tomb:T:A     string  a kill came before its spawn
+--   P rate:T       string  envelopes in this second
+--   P events:T     stream  records at each transition, kept until the peer has acknowledged them
+--   P paused, P draining   flags
+--   P arrivals, P ticks, P fence   counters
+--   P wake, P kills, P changes     pub/sub: something to claim; "T A" is to be killed; T has events
+--
+-- Record: id tenant peer task type status seq attempt priority timeout max_attempts hash env index queued_at
+--   started_at finished_at reason exit_code signal result receipt detail, and while leased: worker token kill launched
+--
+-- Every change of state goes through `transition`: state, seq and event in one step (table: common/agent_state.py).
+
+local P = ARGV[1]
+
+local FOLLOWS = {
+  queued = { spawning = true, failed = true, killed = true },
+  spawning = { running = true, queued = true, failed = true, killed = true },
+  running = { queued = true, completed = true, failed = true, killed = true },
+  completed = {}, failed = {}, killed = {},
+}
+local QUEUE_TURN = 8796093022208 -- 2^43 arrivals fit below the priority in a double
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A double prints as 1.7e+12; a millisecond must stay exact.
+local function int(number) return string.format('%.0f', number) end
+
+local function agent_key(tenant, id) return P .. 'agent:' .. tenant .. ':' .. id end
+
+local function announce(tenant, fields)
+  if tenant == 'local' then return end
+  redis.call('XADD', P .. 'events:' .. tenant, '*', unpack(fields))
+  redis.call('PUBLISH', P .. 'changes', tenant)
+end
+
+local function count(tenant, field, by)
+  redis.call('HINCRBY', P .. 'load:' .. tenant, field, by)
+  redis.call('HINCRBY', P .. 'load', field, by)
+end
+
+-- Take an agent to `status`, with further fields set; false when the table does not allow it.
+local function transition(tenant, id, status, fields)
+  local key = agent_key(tenant, id)
+  local before = redis.call('HGET', key, 'status')
+  if not before or not FOLLOWS[before][status] then return false end
+  redis.call('HSET', key, 'status', status, unpack(fields))
+  redis.call('HINCRBY', key, 'seq', 1)
+  announce(tenant, redis.call('HGETALL', key))
+  return true
+end
+
+local function enqueue(tenant, id, priority)
+  local arrival = redis.call('INCR', P .. 'arrivals')
+  redis.call('ZADD', P .. 'queue:' .. tenant, int(priority * QUEUE_TURN + arrival), id)
+  redis.call('ZADD', P .. 'waiting', 'NX', redis.call('GET', P .. 'ticks') or 0, tenant)
+  count(tenant, 'queued', 1)
+end
+
+local function dequeue(tenant, id)
+  local queue = P .. 'queue:' .. tenant
+  local queued = redis.call('ZREM', queue, id)
+  if redis.call('EXISTS', queue) == 0 then redis.call('ZREM', P .. 'waiting', tenant) end
+  local held_back = redis.call('ZREM', P .. 'backoff', tenant .. ' ' .. id)
+  if queued + held_back > 0 then count(tenant, 'queued', -1) end
+end
+
+-- Whether `token` is that of the lease under which this agent is held now.
+local function holds(tenant, id, token)
+  return redis.call('HGET', agent_key(tenant, id), 'token') == token
+    and redis.call('ZSCORE', P .. 'leases', tenant .. ' ' .. id) ~= false
+end
+
+local function release(tenant, id)
+  if redis.call('ZREM', P .. 'leases', tenant .. ' ' .. id) == 1 then count(tenant, 'active', -1) end
+  redis.call('HDEL', agent_key(tenant, id), 'worker', 'token', 'kill', 'launched')
+end
+
+-- Enter a terminal state and leave nothing that waits for the agent; the records go after `retention_ms`.
+local function conclude(tenant, id, status, retention_ms, fields)
+  if not transition(tenant, id, status, fields) then return false end
+  local key = agent_key(tenant, id)
+  dequeue(tenant, id)
+  release(tenant, id)
+  redis.call('PEXPIRE', key, retention_ms)
+  local envelope = P .. 'env:' .. tenant .. ':' .. redis.call('HGET', key, 'env')
+  if redis.call('HINCRBY', envelope, 'live', -1) <= 0 then redis.call('PEXPIRE', envelope, retention_ms) end
+  redis.call('PUBLISH', P .. 'wake', '')
+  return true
+end
+
+-- Where a queued agent stands among its tenant's, and why it waits: {position, reason}, or {} when it is not queued.
+local function place(tenant, id, tenant_limit)
+  local reason = 'slot'
+  if redis.call('EXISTS', P .. 'paused') == 1 then reason = 'paused'
+  elseif tonumber(redis.call('HGET', P .. 'load:' .. tenant, 'active') or 0) >= tenant_limit then reason = 'peer_quota' end
+  local rank = redis.call('ZRANK', P .. 'queue:' .. tenant, id)
+  if rank then return { rank + 1, reason } end
+  if redis.call('ZSCORE', P .. 'backoff', tenant .. ' ' .. id) then
+    return { redis.call('ZCARD', P .. 'queue:' .. tenant) + 1, 'backoff' }
+  end
+  return {}
+end
+
+-- {'agent', fields, place}, or {'error', 'not_found'}.
+local function describe(tenant, id, tenant_limit)
+  local fields = redis.call('HGETALL', agent_key(tenant, id))
+  if #fields == 0 then return { 'error', 'not_found' } end
+  return { 'agent', fields, place(tenant, id, tenant_limit) }
+end
+
+-- Kill at once what only waits; ask the worker for the rest. `kill` is JSON: {"grace_s","cause","reason"}.
+local function request_kill(tenant, id, kill, cause, retention_ms)
+  local key = agent_key(tenant, id)
+  local status = redis.call('HGET', key, 'status')
+  if status == 'queued' then
+    conclude(tenant, id, 'killed', retention_ms, { 'reason', cause, 'finished_at', int(now_ms()) })
+  elseif status == 'spawning' or status == 'running' then
+    redis.call('HSET', key, 'kill', kill)
+    redis.call('PUBLISH', P .. 'kills', tenant .. ' ' .. id)
+  end
+end

@@ -1,0 +1,56 @@
+"""The queue is not trusted: before anything is started, the signed envelope that asked for it is verified again.
+
+What an agent is started with comes from the verified command alone, never from the record beside it. Whoever can write to
+Valkey can therefore delay or drop agents, but cannot start one that no peer signed for (attack row 61). Raises
+`TamperedRecord` and nothing is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from common.commands import Spawn, content_hash
+from common.envelope import MAX_LIFETIME_S, VerifiedEnvelope, verify
+from common.errors import EnvelopeRejected
+from common.keyring import Keyring, OwnedKey, PublicKey
+from common.peers import LOCAL_TENANT, Trust
+from spoke.agent_record import AgentRecord, TamperedRecord
+
+_CLOCK_TOLERANCE_S: Final = MAX_LIFETIME_S + 300
+
+
+class StoredCommands:
+    """Proves stored commands for the spoke `instance`, whose own key signs what its operator asks for."""
+
+    def __init__(self, instance: str, own_key: PublicKey, trust: Callable[[], Trust]) -> None:
+        self._instance = instance
+        self._own = Keyring([OwnedKey(instance, own_key)])
+        self._trust = trust
+
+    def prove(self, record: AgentRecord, raw: bytes) -> Spawn:
+        """Return the spawn that a peer of this record's tenant signed for this very agent; raises `TamperedRecord`."""
+        try:
+            accepted_s = int(record.fields["queued_at"]) / 1000
+            envelope = verify(raw, self._keyring(record), accepted_s)
+            spawn = envelope.commands[int(record.fields["index"])]
+        except (EnvelopeRejected, KeyError, ValueError, IndexError) as error:
+            raise TamperedRecord("the stored envelope does not verify; nothing was started") from error
+        self._check_sender(record, envelope, accepted_s)
+        if not isinstance(spawn, Spawn) or spawn.id != record.ref.agent_id:
+            raise TamperedRecord("the stored envelope asks for another agent; nothing was started")
+        if content_hash(spawn) != record.fields.get("hash"):
+            raise TamperedRecord("the stored envelope asks for something else; nothing was started")
+        return spawn
+
+    def _keyring(self, record: AgentRecord) -> Keyring:
+        return self._own if record.ref.tenant == LOCAL_TENANT else self._trust().keyring
+
+    def _check_sender(self, record: AgentRecord, envelope: VerifiedEnvelope, accepted_s: float) -> None:
+        claims = envelope.claims
+        if claims.aud != self._instance or abs(claims.iat - accepted_s) > _CLOCK_TOLERANCE_S:
+            raise TamperedRecord("the stored envelope was not for this spoke at that time; nothing was started")
+        if record.ref.tenant != LOCAL_TENANT:
+            peer = self._trust().find(claims.iss)
+            if peer is None or peer.tenant != record.ref.tenant:
+                raise TamperedRecord("the stored envelope is of another peer; nothing was started")
