@@ -114,7 +114,7 @@ def command(*commands: Any, **changes: Any) -> dict[str, Any]:
     return {**claims(), "commands": list(commands) or [spawn()], **changes}
 
 
-def header(typ: str = "command+jwt", key: SigningKey = HUB_KEY, **changes: Any) -> dict[str, Any]:
+def header(typ: Any = "command+jwt", key: SigningKey = HUB_KEY, **changes: Any) -> dict[str, Any]:
     """The three members of a good header, changed as asked; a change to `...` leaves the member out."""
     members = {"alg": "Ed25519", "kid": key.kid, "typ": typ, **changes}
     return {name: value for name, value in members.items() if value is not ...}
