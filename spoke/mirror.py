@@ -1,0 +1,151 @@
+"""The spoke's own bare copy of one repository for one peer: what agents borrow objects from and never write to.
+
+Decides how anything gets in: only by `git fetch`, which hashes every object anew, and only under an exclusive lock
+that git itself inherits, so that a spoke killed half-way leaves no second writer behind. Nothing in a mirror is checked
+out or executed. Peers never share one. Objects are never pruned, because workspaces borrow them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Final
+
+from common.errors import LocalError
+from common.repository import Repository
+from spoke.git import Git, GitFailed
+
+_PASSING: Final = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+_LOCK_POLL_S: Final = 0.05
+# For an operator's own git in here; ours is configured anyway.
+_NEVER_PRUNE: Final = "[gc]\n\tauto = 0\n\tpruneExpire = never\n"
+
+
+class WorkspaceFailed(LocalError):
+    """No workspace could be made, read or removed; `retryable` when the cause may pass (network, time, space)."""
+
+    code = "workspace_failed"
+
+    def __init__(self, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn what git or the file system says into a `WorkspaceFailed` that begins with what was being done."""
+    try:
+        yield
+    except GitFailed as error:
+        raise WorkspaceFailed(f"{doing}: {error.message}", retryable=error.retryable) from error
+    except OSError as error:
+        retryable = error.errno in _PASSING
+        raise WorkspaceFailed(f"{doing}: {error.strerror or error}", retryable=retryable) from error
+
+
+class Mirror:
+    """One mirror under `directory` (of one peer), made when first fetched into."""
+
+    def __init__(self, directory: Path, repository: Repository, *, git: Git, timeout_s: float) -> None:
+        name = hashlib.sha256(repository.url.encode()).hexdigest()[:32]
+        self.path = directory / f"{name}.git"
+        self._lock_path = directory / f"{name}.lock"
+        self._repository = repository
+        self._git = git
+        self._timeout_s = timeout_s
+
+    @property
+    def objects(self) -> Path:
+        """The object store that workspaces borrow from."""
+        return self.path / "objects"
+
+    async def fetch_branch(self, branch: str, base_ref: str) -> str:
+        """Fetch `branch` from its repository, keep its tip under `base_ref` too, and return the tip's sha.
+
+        Raises `WorkspaceFailed`; a branch or a repository that is not there is not retryable.
+        """
+        # Named by hash: a branch `a` that has become `a/b`, or differs in case only, cannot stand in the way.
+        kept = f"refs/hubspoke/branches/{hashlib.sha256(branch.encode()).hexdigest()[:32]}"
+        wanted = f"refs/heads/{branch}"
+        scheme = self._repository.scheme
+        with translated("cannot fetch the branch"):
+            async with self._exclusive() as lock:
+                await self._fetch(lock, scheme, self._repository.url, f"+{wanted}:{kept}", f"+{wanted}:{base_ref}")
+                return (await self.git("rev-parse", "--verify", "--quiet", f"{base_ref}^{{commit}}")).strip().decode()
+
+    async def fetch_local(self, source: Path, *refspecs: str) -> None:
+        """Take commits out of a repository of our own making on this disk; every object is hashed anew."""
+        async with self._exclusive() as lock:
+            await self._fetch(lock, "file", str(source), *refspecs)
+
+    async def delete_ref(self, ref: str) -> None:
+        """Forget a ref, which may be gone already; its objects stay."""
+        async with self._exclusive():
+            await self.git("update-ref", "-d", ref)
+
+    async def git(self, *arguments: str) -> bytes:
+        """Run git in the mirror, whose configuration is ours alone."""
+        return await self._git.run("--git-dir", self.path, *arguments, timeout_s=self._timeout_s)
+
+    async def _fetch(self, lock: int, transport: str, source: str, *refspecs: str) -> None:
+        options = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance")
+        await self._git.run(
+            "--git-dir",
+            self.path,
+            *("fetch", *options, "--", source, *refspecs),
+            timeout_s=self._timeout_s,
+            transport=transport,
+            pass_fds=(lock,),
+        )
+
+    @contextlib.asynccontextmanager
+    async def _exclusive(self) -> AsyncIterator[int]:
+        """Hold the mirror against every process, and hand out the lock's descriptor for children to inherit."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            await self._acquire(descriptor)
+            await self._recover()
+            yield descriptor
+        finally:
+            # Closing and not unlocking: a git that outlives us still holds what it inherited.
+            os.close(descriptor)
+
+    async def _acquire(self, descriptor: int) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while not _try_lock(descriptor):  # noqa: ASYNC110 - flock tells nobody when it becomes free
+                    await asyncio.sleep(_LOCK_POLL_S)
+        except TimeoutError as error:
+            message = f"the mirror of this repository was in use for {self._timeout_s:g} s"
+            raise WorkspaceFailed(message, retryable=True) from error
+
+    async def _recover(self) -> None:
+        """Remove what a killed git left behind, and make the mirror if there is none; the lock is held."""
+        if not self.path.exists():
+            half_made = self.path.with_suffix(".new")
+            shutil.rmtree(half_made, ignore_errors=True)
+            await self._git.run(
+                *("init", "--quiet", "--bare", "--template=", "--object-format=sha1", half_made),
+                timeout_s=self._timeout_s,
+            )
+            with (half_made / "config").open("a") as config:
+                config.write(_NEVER_PRUNE)
+            half_made.rename(self.path)
+        for left in (*self.path.glob("*.lock"), *self.path.glob("refs/**/*.lock"), *self.objects.glob("pack/tmp_*")):
+            left.unlink(missing_ok=True)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,261 @@
+"""Workspaces: one git worktree per agent, made from a mirror of its repository, read and removed in the end.
+
+Decides what an agent may write: its own bare repository and its own tree, never the mirror it borrows objects from; and
+no peer sees another's objects. Reads results without running git on anything that an agent could configure (attack row
+52). Removes nothing whose uncommitted work is not kept under a ref of the mirror (fault row 30). A workspace counts as
+made once `workspace.json` is there; whatever else lies in its place is swept away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from common.errors import CommandRefused
+from common.repository import Repository, parse_repository
+from spoke.agent_repository import WORKTREE, AgentRefs, read_refs
+from spoke.changes import LOG_FORMAT, Changes, parse_log, parse_shortstat
+from spoke.git import Git, GitFailed
+from spoke.harvest import Scratch
+from spoke.mirror import Mirror, WorkspaceFailed, translated
+from spoke.removal import delete_tree
+
+__all__ = ["Changes", "Workspace", "WorkspaceFailed", "Workspaces"]
+
+_MAX_BRANCHES: Final = 100
+# An instance id or a UUID: no separator, no `..`, nothing hidden (attack row 55).
+_PATH_PART: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?\Z")
+_RECORD: Final = "workspace.json"
+_COLLECTED: Final = "collected"
+_MESSAGE: Final = "Uncommitted work of agent {agent_id}\n\nKept by hubspoke when the agent had ended.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where one agent works: in `tree`, a worktree of its own bare `repo`, from commit `base` of the branch asked for.
+
+    `objects` is the mirror's object store, which a sandbox has to show the agent, read-only.
+    """
+
+    peer: str
+    agent_id: str
+    repository: Repository
+    asked_branch: str
+    base: str
+    path: Path
+    objects: Path
+
+    @property
+    def tree(self) -> Path:
+        """The agent's working directory."""
+        return self.path / WORKTREE
+
+    @property
+    def repo(self) -> Path:
+        """The agent's own bare repository."""
+        return self.path / "repo.git"
+
+    @property
+    def branch(self) -> str:
+        """The branch that is checked out for the agent."""
+        return f"hubspoke/{self.agent_id}"
+
+
+class Workspaces:
+    """The workspaces under `root`, for any number of worker processes; `timeout_s` bounds each call of git.
+
+    One agent's workspace is for one caller at a time; different agents may share a repository at the same moment.
+    """
+
+    def __init__(self, root: Path, *, git: Git, timeout_s: float = 600) -> None:
+        self._root = root.absolute()
+        self._git = git
+        self._timeout_s = timeout_s
+
+    async def prepare(self, peer: str, agent_id: str, repository: Repository, branch: str) -> Workspace:
+        """Make the workspace of one agent, on a branch of its own at the tip of `branch`; anew if there was one.
+
+        What an earlier attempt left is kept first, under `refs/hubspoke/earlier/AGENT/`. Raises `WorkspaceFailed`; a
+        missing branch or repository is not retryable.
+        """
+        path = self._agent_path(peer, agent_id)
+        if earlier := self.open(peer, agent_id):
+            with suppress(WorkspaceFailed):
+                await self._collect(earlier, superseded=True)
+        mirror = self._mirror(peer, repository)
+        base = await mirror.fetch_branch(branch, _base_ref(agent_id))
+        workspace = Workspace(peer, agent_id, repository, branch, base, path, mirror.objects)
+        with translated("cannot prepare the workspace"):
+            await self._delete(path)
+            await self._check_out(workspace)
+            await asyncio.to_thread(_write_record, workspace)
+        return workspace
+
+    def open(self, peer: str, agent_id: str) -> Workspace | None:
+        """Return the workspace that `prepare` has made, in this process or an earlier one, or None."""
+        path = self._agent_path(peer, agent_id)
+        try:
+            record = json.loads((path / _RECORD).read_bytes())
+            repository = parse_repository(record["repository"])
+            # Whoever opens it may let an agent work in it again.
+            (path / _COLLECTED).unlink(missing_ok=True)
+        except (OSError, ValueError, KeyError, TypeError, CommandRefused):
+            return None
+        objects = self._mirror(peer, repository).objects
+        return Workspace(peer, agent_id, repository, record["branch"], record["base"], path, objects)
+
+    async def collect(self, workspace: Workspace) -> Changes:
+        """Bring the commits and the uncommitted work of an agent that has ended into the mirror; tell what changed.
+
+        Raises `WorkspaceFailed`.
+        """
+        changes = await self._collect(workspace, superseded=False)
+        await asyncio.to_thread((workspace.path / _COLLECTED).touch)
+        return changes
+
+    async def patch(self, workspace: Workspace) -> bytes:
+        """Return the git patch from the base to everything in the tree now, at most 64 MiB; the agent may still run.
+
+        Raises `WorkspaceFailed`.
+        """
+        refs = await asyncio.to_thread(read_refs, workspace.repo)
+        head = _head(workspace, refs)
+        with translated("cannot read the workspace"):
+            async with self._scratch(workspace, head, AgentRefs(refs.head)) as scratch:
+                snapshot = await scratch.snapshot(head, workspace.tree)
+                return await scratch.patch(workspace.base, snapshot.tree)
+
+    async def remove(self, workspace: Workspace) -> None:
+        """Delete the workspace, whether gone already or not; collects first unless that was done last.
+
+        Raises `WorkspaceFailed`, and then the work is still there.
+        """
+        if (workspace.path / _RECORD).exists() and not (workspace.path / _COLLECTED).exists():
+            await self.collect(workspace)
+        mirror = self._mirror_of(workspace)
+        with translated("cannot remove the workspace"):
+            await self._delete(workspace.path)
+            await mirror.delete_ref(_base_ref(workspace.agent_id))
+
+    async def _check_out(self, workspace: Workspace) -> None:
+        workspace.path.mkdir(parents=True, mode=0o700)
+        repo = str(workspace.repo)
+        await self._run("init", "--quiet", "--bare", "--template=", f"--initial-branch={workspace.branch}", repo)
+        (workspace.repo / "objects" / "info" / "alternates").write_text(f"{workspace.objects}\n")
+        add = ("worktree", "add", "--quiet", "-b", workspace.branch, str(workspace.tree), workspace.base)
+        await self._run("--git-dir", repo, *add)
+
+    async def _collect(self, workspace: Workspace, *, superseded: bool) -> Changes:
+        """Try with all of the agent's branches, then with its HEAD alone, then with its files alone."""
+        refs = await asyncio.to_thread(read_refs, workspace.repo)
+        problem = None
+        with translated("cannot read the workspace"):
+            for attempt in (refs, AgentRefs(refs.head)):
+                try:
+                    return await self._bring_in(workspace, attempt, problem, superseded=superseded)
+                except (GitFailed, OSError) as error:
+                    if isinstance(error, GitFailed) and error.retryable:
+                        raise
+                    problem = f"the agent's commits cannot all be read: {error}"
+            return await self._bring_in(workspace, AgentRefs(), problem, superseded=superseded)
+
+    async def _bring_in(
+        self, workspace: Workspace, refs: AgentRefs, problem: str | None, *, superseded: bool
+    ) -> Changes:
+        head = final = _head(workspace, refs)
+        async with self._scratch(workspace, head, refs) as scratch:
+            snapshot = await scratch.snapshot(head, workspace.tree)
+            if snapshot.tree != await scratch.tree_of(head):
+                final = await scratch.commit(snapshot, head, _MESSAGE.format(agent_id=workspace.agent_id))
+            kept = _kept_refs(workspace, refs, head, final, superseded=superseded)
+            if kept:
+                await asyncio.to_thread(scratch.keep, kept)
+                # Everything that comes in is hashed anew: the agent's object files are only claims.
+                await self._mirror_of(workspace).fetch_local(scratch.path, "+refs/hubspoke/*:refs/hubspoke/*")
+        preserved = None if final == head or superseded else _preserved_ref(workspace)
+        return await self._changes(workspace, head, final, preserved, problem or snapshot.problem)
+
+    async def _changes(
+        self, workspace: Workspace, head: str, final: str, preserved_ref: str | None, problem: str | None
+    ) -> Changes:
+        mirror = self._mirror_of(workspace)
+        log = await mirror.git("log", *LOG_FORMAT, f"{workspace.base}..{head}")
+        stat = await mirror.git("diff-tree", "-r", "--shortstat", workspace.base, final)
+        return Changes(workspace.branch, head, parse_log(log), parse_shortstat(stat), preserved_ref, problem)
+
+    @asynccontextmanager
+    async def _scratch(self, workspace: Workspace, head: str, refs: AgentRefs) -> AsyncIterator[Scratch]:
+        with TemporaryDirectory(prefix="scratch-", dir=workspace.path, ignore_cleanup_errors=True) as directory:
+            scratch = Scratch(Path(directory) / "scratch.git", git=self._git, timeout_s=self._timeout_s)
+            agent_repository = None if refs == AgentRefs() else workspace.repo
+            await scratch.make(head, mirror_objects=workspace.objects, agent_repository=agent_repository)
+            yield scratch
+
+    async def _delete(self, path: Path) -> None:
+        # Without its record it is no workspace any more: a removal cut short is finished by the next one.
+        await asyncio.to_thread((path / _RECORD).unlink, missing_ok=True)
+        await delete_tree(path)
+
+    async def _run(self, *arguments: str) -> None:
+        await self._git.run(*arguments, timeout_s=self._timeout_s)
+
+    def _agent_path(self, peer: str, agent_id: str) -> Path:
+        return self._root / "agents" / _path_part(peer) / _path_part(agent_id)
+
+    def _mirror_of(self, workspace: Workspace) -> Mirror:
+        return self._mirror(workspace.peer, workspace.repository)
+
+    def _mirror(self, peer: str, repository: Repository) -> Mirror:
+        directory = self._root / "mirrors" / _path_part(peer)
+        return Mirror(directory, repository, git=self._git, timeout_s=self._timeout_s)
+
+
+def _head(workspace: Workspace, refs: AgentRefs) -> str:
+    return refs.head or refs.branches.get(workspace.branch) or workspace.base
+
+
+def _kept_refs(workspace: Workspace, refs: AgentRefs, head: str, final: str, *, superseded: bool) -> dict[str, str]:
+    """Name what is to be found again in the mirror: side branches by their tips, earlier attempts by their end."""
+    agent_id = workspace.agent_id
+    tips = list(refs.branches.values())[:_MAX_BRANCHES]
+    kept = {f"refs/hubspoke/heads/{agent_id}/{tip}": tip for tip in tips if tip != head}
+    if superseded:
+        kept[f"refs/hubspoke/earlier/{agent_id}/{final}"] = final
+    else:
+        kept[f"refs/hubspoke/agents/{agent_id}"] = head
+    if final != head and not superseded:
+        kept[_preserved_ref(workspace)] = final
+    return {ref: sha for ref, sha in kept.items() if sha != workspace.base}
+
+
+def _preserved_ref(workspace: Workspace) -> str:
+    return f"refs/hubspoke/preserved/{workspace.agent_id}"
+
+
+def _base_ref(agent_id: str) -> str:
+    return f"refs/hubspoke/bases/{agent_id}"
+
+
+def _path_part(name: str) -> str:
+    if not _PATH_PART.match(name):
+        raise WorkspaceFailed("a peer or agent id cannot be part of a path", retryable=False)
+    return name
+
+
+def _write_record(workspace: Workspace) -> None:
+    """Write the record as the last step of preparing, whole or not at all."""
+    record = {"repository": workspace.repository.url, "branch": workspace.asked_branch, "base": workspace.base}
+    half_written = workspace.path / f"{_RECORD}.new"
+    with half_written.open("w") as file:
+        json.dump(record, file)
+        file.flush()
+        os.fsync(file.fileno())
+    half_written.replace(workspace.path / _RECORD)
