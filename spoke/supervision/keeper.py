@@ -130,17 +130,16 @@ class Keeper:
     """Starts the agent of `spec` and sees it to its end; raises SpawnFailed when it cannot be started."""
 
     def __init__(self, spec: LaunchSpec, token: str, control_fd: int, started_at: str) -> None:
-        self._wake_fd = self._wake_on_signals()
-        self._pump = self._start(spec, token)
+        now = time.monotonic()
+        self._course = Course(now, timeout_s=spec.timeout_s, silence_s=spec.silence_s, grace_s=spec.grace_s)
         self._grace_s = spec.grace_s
         self._control_fd = control_fd
         self._control_rest = b""
         self._terminated = False
         self._started_at = started_at
         self._signals: dict[str, str] = {}
-        self._course = Course(
-            time.monotonic(), timeout_s=spec.timeout_s, silence_s=spec.silence_s, grace_s=spec.grace_s
-        )
+        self._wake_fd = self._wake_on_signals()
+        self._pump = self._start(spec, token)
 
     def _start(self, spec: LaunchSpec, token: str) -> LogPump:
         try:

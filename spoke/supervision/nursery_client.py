@@ -20,7 +20,7 @@ from spoke.supervision.nursery import REQUEST
 DEFAULT_ENV: Final = MappingProxyType({"PATH": os.defpath, "LC_ALL": "C.UTF-8"})
 """Agents run as our user and could read their keeper's environment: it must hold none of our secrets (attack 53)."""
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_STOP_S: Final = 5.0
+STOP_S: Final = 5.0
 
 
 class NurseryClient:
@@ -61,7 +61,7 @@ class NurseryClient:
             self._socket = None
         if self._process is not None:
             try:
-                self._process.wait(_STOP_S)
+                self._process.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

@@ -74,13 +74,19 @@ class Supervisor:
             await asyncio.wait(self._starting)
         await asyncio.to_thread(self._nursery.stop)
 
+    @property
+    def nursery_pid(self) -> int | None:
+        """The process id of the nursery, for whoever counts the spoke's own processes."""
+        return self._nursery.pid
+
     async def start(self, run_dir: Path, spec: LaunchSpec) -> None:
         """Start the agent of `spec` and return when its program runs; `run_dir` exists and was never started.
 
         Cancelling the caller does not cancel the start: half a start would be a lost run. Raises LaunchRefused,
         LaunchFailed, OSError when the directory cannot be written.
         """
-        task = asyncio.get_running_loop().create_task(self._start(run_dir, spec))
+        run = _OpenRun(run_dir)
+        task = asyncio.get_running_loop().create_task(self._start(run, spec))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
         await asyncio.shield(task)
@@ -127,19 +133,12 @@ class Supervisor:
         except FileNotFoundError:
             return RunState.NEVER_STARTED
 
-    async def _start(self, run_dir: Path, spec: LaunchSpec) -> None:
-        with ExitStack() as stack:
-            dir_fd = stack.enter_context(adoption.opened(run_dir))
-            control_fd = _open_control(dir_fd)  # first of all: from here on a kill request is kept
-            stack.callback(os.close, control_fd)
-            lock_fd = adoption.take_lock(dir_fd)
-            if lock_fd is None:
-                raise LaunchRefused(f"{run_dir} is being started or running already")
-            stack.callback(os.close, lock_fd)
+    async def _start(self, run: _OpenRun, spec: LaunchSpec) -> None:
+        with run.closing:
             async with self._starts_at_once:
-                await asyncio.to_thread(_write_launch, dir_fd, spec)
-                status = await self._ask_nursery((dir_fd, lock_fd, control_fd))
-            _check_started(status, dir_fd)
+                await asyncio.to_thread(_write_launch, run.dir_fd, spec)
+                status = await self._ask_nursery((run.dir_fd, run.lock_fd, run.control_fd))
+            _check_started(status, run.dir_fd)
 
     async def _ask_nursery(self, fds: tuple[int, int, int]) -> bytes:
         """Return what the keeper says; a nursery that died is replaced as long as no agent can have been forked."""
@@ -154,6 +153,22 @@ class Supervisor:
             if status or adoption.has_keeper_record(fds[0]):
                 break
         return status
+
+
+class _OpenRun:
+    """The descriptors a keeper will inherit: opened at once, before anything is awaited, closed by `closing`."""
+
+    def __init__(self, run_dir: Path) -> None:
+        with ExitStack() as stack:
+            self.dir_fd = stack.enter_context(adoption.opened(run_dir))
+            self.control_fd = _open_control(self.dir_fd)  # from here on a kill request is kept
+            stack.callback(os.close, self.control_fd)
+            lock_fd = adoption.take_lock(self.dir_fd)
+            if lock_fd is None:
+                raise LaunchRefused(f"{run_dir} is being started or running already")
+            self.lock_fd = lock_fd
+            stack.callback(os.close, lock_fd)
+            self.closing = stack.pop_all()
 
 
 def _check_started(status: bytes, dir_fd: int) -> None:
