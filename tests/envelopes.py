@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.connection import Node
+from common.envelope import EnvelopeType
 from common.ids import uuid7
 from common.jose import encode_base64url
 from common.keyring import OwnedKey, SigningKey
@@ -109,6 +112,27 @@ def agent_status(**changes: Any) -> dict[str, Any]:
     return {**good, **changes}
 
 
+TRACE: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+NONCE: Final = "A" * 43
+IDENTITY: Final[Mapping[str, Any]] = MappingProxyType(
+    {"instance": HUB, "kind": "hub", "url": None, "keys": [HUB_KEY.public.to_jwk()], "protocols": [1]}
+)
+
+
+def bodies() -> dict[EnvelopeType, dict[str, Any]]:
+    """A complete body of each type of envelope."""
+    identity = dict(IDENTITY)
+    return {
+        EnvelopeType.COMMAND: {"commands": [spawn()]},
+        EnvelopeType.REPLY: {"re": id_of(1), "results": [{"id": id_of(2), "agent": agent_status()}]},
+        EnvelopeType.EVENT: {"events": [{"agent": agent_status()}]},
+        EnvelopeType.HELLO: {"nonce": NONCE, "challenge": NONCE, "capacity": {"agents": 1}, "labels": {"a": "b"}},
+        EnvelopeType.IDENTITY: {"identity": identity},
+        EnvelopeType.JOIN: {"identity": identity, "invite": id_of(4), "mac": NONCE},
+        EnvelopeType.ROTATE: {"next": HUB_KEY.public.to_jwk(), "epoch": 1, "proof": "A" * 86},
+    }
+
+
 def command(*commands: Any, **changes: Any) -> dict[str, Any]:
     """The payload of a COMMAND."""
     return {**claims(), "commands": list(commands) or [spawn()], **changes}
@@ -136,3 +160,27 @@ def sign(
     of_header = header(typ, key) if head is None else head
     signing_input = encode_base64url(to_bytes(of_header)) + b"." + encode_base64url(to_bytes(payload))
     return signing_input + b"." + encode_base64url(key.sign(signing_input))
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where every member of every object in `value` is."""
+    if isinstance(value, dict):
+        for name, member in value.items():
+            yield (*path, name)
+            yield from paths(member, (*path, name))
+    elif isinstance(value, list):
+        for number, member in enumerate(value):
+            yield from paths(member, (*path, number))
+
+
+def edited(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """A copy with the member at `path` set to `new`, or dropped for `...`."""
+    changed = copy.deepcopy(value)
+    holder = changed
+    for step in path[:-1]:
+        holder = holder[step]
+    if new is ...:
+        del holder[path[-1]]
+    else:
+        holder[path[-1]] = new
+    return changed
