@@ -19,14 +19,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from common.errors import LocalError, Unavailable
-from common.valkey import SOCKET_NAME, connect, translated
+from common.valkey import connect, translated
+from common.valkey_connection import SOCKET_NAME
 
 LOCK_NAME: Final = "lock"
 LOG_NAME: Final = "valkey.log"
@@ -246,9 +247,9 @@ async def _ended(process: subprocess.Popen[bytes]) -> None:
 async def _terminate(process: subprocess.Popen[bytes], timeout_s: float) -> None:
     process.send_signal(signal.SIGTERM)
     try:
-        await asyncio.wait_for(_ended(process), timeout_s)
-    except TimeoutError:
-        pass
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await _ended(process)
     finally:  # also when we are cancelled: never leave it behind
         process.kill()
         process.wait()

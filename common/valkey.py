@@ -9,15 +9,15 @@ Foreign exceptions end here: `translated()` turns those of redis-py into `Unavai
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from redis.asyncio import ConnectionPool, Redis, UnixDomainSocketConnection
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -25,8 +25,8 @@ from redis.exceptions import DataError, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from common.errors import LocalError, Unavailable
+from common.valkey_connection import CONNECTION_CLASSES, DirectoryConnection
 
-SOCKET_NAME: Final = "valkey.sock"
 CALL_TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 5.0
 _URL_OPTIONS: Final = frozenset({"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
@@ -47,35 +47,40 @@ def connect_blocking(where: str | Path) -> Redis:
     return _client(where, None)
 
 
-def _client(where: str | Path, timeout_s: float | None) -> Redis:
+def _client(where: str | Path, answer_timeout_s: float | None) -> Redis:
     target = _embedded_target(where) if isinstance(where, Path) else _url_target(where)
     pool = ConnectionPool(
         **target,
-        socket_timeout=timeout_s,
+        answer_timeout_s=answer_timeout_s,
+        socket_timeout=None,  # common.valkey_connection keeps the deadline, and says why
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
         decode_responses=False,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
-    return Redis.from_pool(pool)
+    return _Client.from_pool(pool)
 
 
-class _DirectoryConnection(UnixDomainSocketConnection):
-    """Connects to the socket in a directory however long its path is: a socket's address has 107 bytes."""
+class _Client(Redis):
+    """Closes its connections also when whoever closes it is cancelled; redis-py leaves them open then."""
 
-    async def _connect(self) -> None:
-        directory = self.path
-        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.path = f"/proc/self/fd/{fd}/{SOCKET_NAME}"
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        closing = asyncio.ensure_future(super().aclose(close_connection_pool))
         try:
-            await super()._connect()  # type: ignore[no-untyped-call]  # redis-py has no types there
-        finally:
-            self.path = directory
-            os.close(fd)
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await closing
+            raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
 
 def _embedded_target(directory: Path) -> dict[str, Any]:
-    return {"connection_class": _DirectoryConnection, "path": str(directory.absolute())}
+    return {"connection_class": DirectoryConnection, "path": str(directory.absolute())}
 
 
 def _url_target(url: str) -> dict[str, Any]:
@@ -96,7 +101,7 @@ def _url_target(url: str) -> dict[str, Any]:
             code="valkey_url",
         )
     _refuse_open(target)
-    return target
+    return target | {"connection_class": CONNECTION_CLASSES[parts.scheme]}
 
 
 def _refuse_open(target: dict[str, Any]) -> None:

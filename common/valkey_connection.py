@@ -1,0 +1,75 @@
+"""Connections to Valkey that can be cancelled, and the one to an embedded server's directory.
+
+Decides how long one request or one answer may take. redis-py's own `socket_timeout` is left unset: it sends inside
+`asyncio.wait_for`, which on Python 3.11 swallows a cancellation that arrives as the send completes, so a task that
+calls Valkey in a loop might never end. `asyncio.timeout` does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import TimeoutError as ValkeyTimeoutError
+
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection as _Base
+else:
+    _Base = object
+
+SOCKET_NAME: Final = "valkey.sock"
+
+
+class _Deadline(_Base):
+    """Bounds sending and, unless the caller brings a timeout (pub/sub does), each answer; None waits for ever."""
+
+    def __init__(self, *, answer_timeout_s: float | None, **options: Any) -> None:
+        self._answer_timeout_s = answer_timeout_s
+        super().__init__(**options)
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        try:
+            async with asyncio.timeout(self._answer_timeout_s):
+                await super().send_packed_command(command, check_health)
+        except TimeoutError as error:  # the connection is closed already, redis-py does that when it is cancelled
+            raise ValkeyTimeoutError("a request could not be sent in time") from error
+
+    async def read_response(self, disable_decoding: bool = False, timeout: float | None = None, **options: Any) -> Any:
+        own_timeout_s = self._answer_timeout_s if timeout is None else None
+        try:
+            async with asyncio.timeout(own_timeout_s):
+                return await super().read_response(disable_decoding, timeout, **options)
+        except TimeoutError as error:
+            raise ValkeyTimeoutError("no answer in time") from error
+
+
+class _TcpConnection(_Deadline, Connection):
+    pass
+
+
+class _TlsConnection(_Deadline, SSLConnection):
+    pass
+
+
+class _UnixConnection(_Deadline, UnixDomainSocketConnection):
+    pass
+
+
+class DirectoryConnection(_UnixConnection):
+    """Connects to the socket in a directory however long its path is: a socket's address has 107 bytes."""
+
+    async def _connect(self) -> None:
+        directory = self.path
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.path = f"/proc/self/fd/{fd}/{SOCKET_NAME}"
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call]  # redis-py has no types there
+        finally:
+            self.path = directory
+            os.close(fd)
+
+
+CONNECTION_CLASSES: Final = {"redis": _TcpConnection, "rediss": _TlsConnection, "unix": _UnixConnection}
+"""By the scheme of the URL."""
