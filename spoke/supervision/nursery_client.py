@@ -68,14 +68,14 @@ class NurseryClient:
             self._process = None
 
     def _spawn(self, fd: int) -> subprocess.Popen[bytes]:
-        # -I: neither our environment nor our working directory decides what is imported; the root goes last, so that
-        # nothing beside the project can shadow the standard library.
+        # -I: neither environment nor working directory decides what is imported. Our root comes after the standard
+        # library, which nothing may shadow, and before site packages, where another version of us may be installed.
         code = (
-            f"import sys; sys.path.append({str(_ROOT)!r}); "
+            f"import site, sys; sys.path.append({str(_ROOT)!r}); site.main(); "
             f"from spoke.supervision.nursery import main; sys.exit(main({fd}))"
         )
         return subprocess.Popen(
-            [sys.executable, "-I", "-c", code],
+            [sys.executable, "-I", "-S", "-c", code],
             env=dict(self._env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

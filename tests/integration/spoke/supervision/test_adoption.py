@@ -124,10 +124,21 @@ async def test_a_spoke_killed_while_starting_leaves_one_agent_or_none(
         await supervisor.kill(run_dir, 5, "test")
         ending = await supervisor.wait(run_dir)
         assert ending.cause in ("killed", "lost")
-        assert not record.exists() or record.read_text() == "started\n"
+        assert not record.exists() or record.read_text() in ("", "started\n")  # killed before it wrote, or after
 
 
-async def test_a_killed_keeper_takes_its_agent_along_and_the_run_is_lost(
+async def test_a_killed_keeper_takes_its_agent_along_though_nobody_looks(
+    supervisor: Supervisor, run_dir: Path, work: Path
+) -> None:
+    await supervisor.start(run_dir, shell(": > ready; kill -STOP $$", work))
+    await until((work / "ready").exists)
+    (main,) = linux.children_of(keeper_of(run_dir))
+    os.kill(keeper_of(run_dir), signal.SIGKILL)
+    await until(lambda: _is_dead(main))
+    assert supervisor.state(run_dir) is RunState.LOST
+
+
+async def test_what_a_killed_keeper_leaves_is_found_and_the_run_is_lost(
     supervisor: Supervisor, run_dir: Path, work: Path
 ) -> None:
     await supervisor.start(run_dir, python(ESCAPE + "print('out', flush=True); signal.pause()", work))
