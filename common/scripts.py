@@ -42,7 +42,10 @@ class ScriptSet:
     """The scripts of one package: `ScriptSet("spoke")["claim"]` is `spoke/scripts/claim.lua`."""
 
     def __init__(self, package: str, folder: str = "scripts") -> None:
-        """Read every `*.lua` of the folder, each behind the folder's fragments `_*.lua`; raises `LocalError` `scripts_missing` when there is none."""
+        """Read every `*.lua` of the folder, each behind the folder's fragments `_*.lua`, which are no scripts.
+
+        Raises `LocalError` `scripts_missing` when there is none.
+        """
         self._place = f"{package}/{folder}"
         root = files(package) / folder
         entries = root.iterdir() if root.is_dir() else ()

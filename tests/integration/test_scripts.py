@@ -58,6 +58,13 @@ async def test_a_script_that_the_server_refuses_is_unavailable(valkey: Redis) ->
         await ScriptSet(*FOLDER)["fail"](valkey, [], [])
 
 
+async def test_fragments_stand_before_each_script_and_are_none_themselves(valkey: Redis) -> None:
+    scripts = ScriptSet(*FOLDER)
+    assert await scripts["shared"](valkey, [], [2]) == 4
+    with pytest.raises(LocalError):
+        scripts["_double"]
+
+
 @pytest.mark.parametrize(
     ("package", "folder"),
     [("tests.integration", "no_such_folder"), ("tests", "vectors")],

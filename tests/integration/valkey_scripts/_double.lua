@@ -1,0 +1,2 @@
+-- A fragment: what several scripts call.
+local function double(n) return n * 2 end
