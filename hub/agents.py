@@ -1,0 +1,156 @@
+"""The read model in Valkey: what the hub knows of every agent, kept by `record.lua`, found by `list.lua`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from common import strict_json
+from common.connection import DEFAULT_SKEW_S
+from common.envelope import Claims
+from common.errors import EnvelopeRejected, PeerError
+from common.peers import Peer
+from common.scripts import ScriptSet
+from common.valkey import translated
+from hub.keyspace import Keyspace
+from hub.records import FIELDS, AgentRecord, parse_record
+from hub.settlement import Settlement
+
+EVENTS_KEPT: Final = 50_000
+_SCAN_BUDGET: Final = 10_000
+_REPLAY_MARGIN_S: Final = 60
+
+Argument = str | bytes | int
+
+
+class NoSuchAgent(PeerError):
+    """No agent of that id was ever asked for here."""
+
+    code = "not_found"
+    http_status = 404
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which agents to list; empty means any. `status` is what is shown: also `pending`, `refused`, `expired`."""
+
+    spoke: str = ""
+    status: str = ""
+    task_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayMark:
+    """The mark of an accepted envelope, kept until its window has closed whatever the clocks say."""
+
+    name: str
+    life_ms: int
+
+    @classmethod
+    def of(cls, claims: Claims, now_ms: int, skew_s: int = DEFAULT_SKEW_S) -> ReplayMark:
+        """Return the mark of these claims."""
+        closes_s = claims.exp + skew_s + _REPLAY_MARGIN_S
+        return cls(f"{claims.iss}:{claims.jti}", max(closes_s * 1000 - now_ms, _REPLAY_MARGIN_S * 1000))
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """How delivery to a spoke goes; times in ms since the epoch, 0 for never."""
+
+    last_contact_ms: int
+    failures: int
+    next_attempt_ms: int
+    last_error: dict[str, Any] | None
+    pending: int
+
+
+class Agents:
+    """Reads and records; every method raises `Unavailable` when Valkey is away."""
+
+    def __init__(self, client: Redis, keys: Keyspace, scripts: ScriptSet) -> None:
+        self._client = client
+        self._keys = keys
+        self._record = scripts["record"]
+        self._list = scripts["list"]
+
+    async def find(self, agent_id: str) -> AgentRecord:
+        """Return one agent; raises `NoSuchAgent`."""
+        with translated():
+            values: list[Any] = await self._client.hmget(self._keys.agent(agent_id), list(FIELDS))
+        record = parse_record(agent_id, values)
+        if record is None:
+            raise NoSuchAgent(f"there is no agent {agent_id} here; see hub list")
+        return record
+
+    async def page(self, wanted: Filter, limit: int, cursor: str = "") -> tuple[list[AgentRecord], str]:
+        """Return at most `limit` agents, newest first, and the cursor to go on with ("" at the end)."""
+        arguments: list[Argument] = [wanted.spoke, wanted.status, wanted.task_id, cursor, limit, _SCAN_BUDGET]
+        found, following = await self._list(self._client, [self._keys.prefix], arguments)
+        ids = [agent_id.decode() for agent_id in found]
+        with translated():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for agent_id in ids:
+                    pipeline.hmget(self._keys.agent(agent_id), list(FIELDS))
+                rows = await pipeline.execute()
+        records = [parse_record(agent_id, row) for agent_id, row in zip(ids, rows, strict=True)]
+        return [record for record in records if record is not None], following.decode()
+
+    async def record(
+        self, peer: Peer, settlements: Sequence[Settlement], now_ms: int, replay: ReplayMark | None = None
+    ) -> list[bool]:
+        """Take in what `peer` said, in one step; returns for each whether the agent is its own (attack row 38).
+
+        Raises `EnvelopeRejected` `replayed` when the envelope of the mark was taken before.
+        """
+        mark: list[Argument] = [replay.name, replay.life_ms] if replay else ["", 0]
+        head: list[Argument] = [now_ms, peer.tenant, peer.instance, EVENTS_KEPT, *mark, len(settlements)]
+        items = [value for settlement in settlements for value in _arguments(settlement)]
+        results = await self._record(self._client, [self._keys.prefix], [*head, *items])
+        if results is None:
+            raise EnvelopeRejected("replayed", "this envelope was accepted before; sign a fresh one")
+        return [bool(result == b"ok") for result in results]
+
+    async def mark(self, mark: ReplayMark) -> None:
+        """Note an envelope that is about no agent; raises `EnvelopeRejected` `replayed`."""
+        with translated():
+            fresh = await self._client.set(f"{self._keys.prefix}replay:{mark.name}", b"1", nx=True, px=mark.life_ms)
+        if not fresh:
+            raise EnvelopeRejected("replayed", "this envelope was accepted before; sign a fresh one")
+
+    async def contact(self, tenant: str) -> Contact:
+        """Return how delivery to a spoke goes."""
+        with translated():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.hmget(self._keys.contact(tenant), ["contact", "failures", "next", "error"])
+                pipeline.zcard(self._keys.outbox(tenant))
+                pipeline.zcard(self._keys.deferred(tenant))
+                (contact, failures, following, error), ready, deferred = await pipeline.execute()
+        return Contact(
+            last_contact_ms=int(contact or 0),
+            failures=int(failures or 0),
+            next_attempt_ms=int(following or 0),
+            last_error=strict_json.parse(error) if error else None,
+            pending=ready + deferred,
+        )
+
+
+def _arguments(settlement: Settlement) -> list[Argument]:
+    agent = settlement.agent
+    error = strict_json.encode(settlement.error) if settlement.error else b""
+    head: list[Argument] = [
+        settlement.command_id,
+        settlement.agent_id,
+        settlement.outcome,
+        error,
+        settlement.not_before_ms,
+    ]
+    if agent is None:
+        return [*head, 0, "", "", "", "", 0, ""]
+    status = strict_json.encode(agent.to_wire())
+    has_result = int(agent.result is not None)
+    return [
+        *head, agent.seq, agent.status, agent.task_id, agent.agent_type, status, has_result, agent.reason or "",
+    ]  # fmt: skip

@@ -1,0 +1,84 @@
+"""Joining: a JOIN envelope in, an active or pending spoke in the trust store, a REPLY out (PROTOCOL section 5).
+
+An invite's secret is proved **before** the invite is touched. A JOIN is accepted once, like every envelope; a sender
+that lost the reply signs a fresh one. Refuses hubs: only a spoke joins a hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from common import strict_json
+from common.clock import Clock
+from common.connection import Node
+from common.envelope import ANYONE, EnvelopeType, seal
+from common.errors import EnvelopeRejected, Malformed
+from common.exchange import Exchange
+from common.introduction import Introduction, identity_claim, introduce
+from common.invites import check_mac, secret_of
+from common.keyring import SigningKey
+from common.peer_url import check_peer_url
+from common.peers import Peer
+from common.trust_store import TrustStore
+from hub.agents import Agents, ReplayMark
+
+
+class Joining:
+    """Says who this hub is, and lets spokes in; `heard` is told the tenant of one that became active."""
+
+    def __init__(
+        self,
+        me: Node,
+        key: SigningKey,
+        trust: TrustStore,
+        agents: Agents,
+        exchange: Exchange,
+        clock: Clock,
+        heard: Callable[[str], None],
+    ) -> None:
+        self._me = me
+        self._key = key
+        self._trust = trust
+        self._agents = agents
+        self._exchange = exchange
+        self._clock = clock
+        self._heard = heard
+
+    def identity(self, url: str | None) -> bytes:
+        """Return the IDENTITY envelope; `url` is how others reach this hub."""
+        claim = identity_claim(self._me.instance, "hub", url, (self._key.public,))
+        return seal(self._key, EnvelopeType.IDENTITY, self._exchange.claims(ANYONE), {"identity": claim})
+
+    async def take(self, raw: bytes) -> tuple[bytes, Peer]:
+        """Return the REPLY and the peer; raises `EnvelopeRejected`, `InviteRefused`, `PeerRefused`, `UrlRefused`."""
+        now_ms = self._clock.now_ms()
+        introduction = introduce(
+            raw,
+            EnvelopeType.JOIN,
+            audience=self._me.instance,
+            now_s=now_ms / 1000,
+            skew_s=self._me.skew_s,
+        )
+        if introduction.kind != "spoke":
+            raise EnvelopeRejected("wrong_direction", "only a spoke joins a hub")
+        if introduction.url is not None:
+            check_peer_url(introduction.url)
+        self._check_invite(introduction)
+        await self._agents.mark(ReplayMark.of(introduction.claims, now_ms, self._me.skew_s))
+        peer = self._let_in(introduction, now_ms // 1000)
+        result = strict_json.encode({"id": peer.instance, "connection": peer.state})
+        return self._exchange.reply(peer.instance, introduction.claims.jti, [result]), peer
+
+    def _check_invite(self, introduction: Introduction) -> None:
+        if (introduction.invite is None) != (introduction.mac is None):
+            raise Malformed("a JOIN has invite and mac, or neither")
+        if introduction.invite is not None and introduction.mac is not None:
+            secret = secret_of(introduction.invite, self._key)
+            check_mac(secret, introduction.key.kid, self._me.instance, introduction.mac)
+
+    def _let_in(self, introduction: Introduction, now_s: int) -> Peer:
+        if introduction.invite is None:
+            return self._trust.request(introduction, now_s)
+        peer = self._trust.redeem(introduction, now_s)
+        self._heard(peer.tenant)
+        return peer

@@ -1,0 +1,38 @@
+"""What the hub counts, for `GET /metrics` in the Prometheus text format. Labels are codes and peers, never ids."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The counters of one hub, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.envelopes_sent = Counter(
+            "hub_envelopes_sent", "Envelopes sent, by answer", ["outcome"], registry=self.registry
+        )
+        self.envelopes_received = Counter(
+            "hub_envelopes_received", "Envelopes received, by answer", ["outcome"], registry=self.registry
+        )
+        self.commands_enqueued = Counter(
+            "hub_commands_enqueued", "Commands asked for, by outcome", ["outcome"], registry=self.registry
+        )
+        self.commands_settled = Counter(
+            "hub_commands_settled", "Commands answered by a spoke, by outcome", ["outcome"], registry=self.registry
+        )
+        self.events = Counter("hub_events", "Agent transitions reported by spokes", registry=self.registry)
+        self.request_seconds = Histogram(
+            "hub_request_seconds", "Time to answer a request of the API", ["route"], registry=self.registry
+        )
+        self.outbox_pending = Gauge(
+            "hub_outbox_pending", "Commands waiting, by spoke", ["spoke"], registry=self.registry
+        )
+        self.peers = Gauge("hub_peers", "Spokes, by state of the connection", ["state"], registry=self.registry)
+
+    def render(self) -> bytes:
+        """Return the text that Prometheus reads."""
+        return generate_latest(self.registry)

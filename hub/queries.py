@@ -1,0 +1,81 @@
+"""Questions to a spoke that somebody waits for: a live status, a piece of a log. They do not go through the outbox.
+
+A spoke that cannot be reached is `unreachable` (504), one whose answer is no good `bad_reply` (502), both soon: the
+caller may ask again. What a status says is recorded like any other answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any, Final
+
+from common import strict_json
+from common.clock import Clock
+from common.envelope import EnvelopeType, Items, Result, Slice
+from common.errors import PeerError, Unavailable
+from common.exchange import Exchange
+from common.inbox import BadReply
+from common.peers import Peer
+from hub.agents import Agents
+from hub.settlement import MAX_DETAIL, Settlement
+
+TIMEOUT_S: Final = 10.0
+_STATUS: Final = {"not_found": HTTPStatus.NOT_FOUND, "not_allowed": HTTPStatus.FORBIDDEN}
+
+
+class Unreachable(Unavailable):
+    """The spoke did not answer in time; its agents are not affected."""
+
+    code = "unreachable"
+    http_status = 504
+
+
+class SpokeRefused(PeerError):
+    """The spoke answered a question with an error; `code` is the spoke's."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"the spoke refused: {detail[:MAX_DETAIL]}", code=code)
+        self.http_status = _STATUS.get(code, HTTPStatus.CONFLICT)
+
+
+class Queries:
+    """Asks spokes directly."""
+
+    def __init__(self, exchange: Exchange, agents: Agents, clock: Clock, timeout_s: float = TIMEOUT_S) -> None:
+        self._exchange = exchange
+        self._agents = agents
+        self._clock = clock
+        self._timeout_s = timeout_s
+
+    async def refresh(self, peer: Peer, agent_id: str) -> None:
+        """Ask for the status of an agent and record it; raises `Unreachable`, `SpokeRefused` or `BadReply`."""
+        result = await self._ask(peer, {"command": "status", "agentId": agent_id})
+        if result.agent is None or result.agent.agent_id != agent_id:
+            raise BadReply(f"{peer.instance} answered with another agent, or with none")
+        settlement = Settlement(agent_id, "event", agent=result.agent)
+        await self._agents.record(peer, [settlement], self._clock.now_ms())
+
+    async def log(self, peer: Peer, agent_id: str, offset: int, limit: int) -> Slice:
+        """Return a piece of an agent's log; raises `Unreachable`, `SpokeRefused` or `BadReply`."""
+        result = await self._ask(peer, {"command": "logs", "agentId": agent_id, "offset": offset, "limit": limit})
+        if result.log is None:
+            raise BadReply(f"{peer.instance} answered without a log")
+        return result.log
+
+    async def _ask(self, peer: Peer, command: dict[str, Any]) -> Result:
+        command_id = self._clock.new_id()
+        item = strict_json.encode({"id": command_id, **command})
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                reply = await self._exchange.send(peer, EnvelopeType.COMMAND, Items("commands", [item]))
+        except (TimeoutError, Unavailable) as error:
+            raise Unreachable(f"{peer.instance} cannot be reached now; try again later") from error
+        except PeerError as error:
+            raise BadReply(f"{peer.instance}: {error.message}", code=error.code) from error
+        (result,) = reply.results
+        if result.id != command_id:
+            raise BadReply(f"{peer.instance} answered another command")
+        if result.error is not None:
+            raise SpokeRefused(result.error.code, result.error.detail)
+        return result

@@ -1,0 +1,73 @@
+-- Takes spawns into the outbox: agent record, outbox entry and event in one step, so that an id which was returned is
+-- never forgotten (fault rows 1, 2). Safe to run twice: an id with the same content is answered with what is there.
+--
+-- KEYS[1]  p, the prefix of every key of this hub; it holds the hash tag
+-- ARGV     now (ms), limit of waiting commands per spoke, length of the event stream, count, and for each spawn:
+--          agent id, spoke, tenant, task id, agent type, content hash, command (JSON), deadline (ms, 0 for none)
+--
+-- p sequence                 counter: the order of all commands
+-- p outboxes                 set of tenants with something waiting
+-- p outbox:<tenant>          sorted set: command id by sequence, ready to be sent
+-- p deferred:<tenant>        sorted set: command id by the time (ms) before which it is not sent again
+-- p deadlines                sorted set: command id by the time (ms) after which it is not sent any more
+-- p cmd:<command id>         hash: kind, agent, tenant, json, sequence, attempts
+-- p agent:<agent id>         hash: spoke tenant task type hash command created; status shown seq agent has_result;
+--                            delivery attempts error; kill_id kill_state kill_error
+-- p agents, p spoke:<spoke>, p shown:<what is shown>, p task:<task id>
+--                            sorted sets with score 0: agent ids in lexical order, which is the order of time
+-- p events                   stream: agent spoke task status seq delivery reason
+--
+-- Returns for each spawn {outcome, what is shown}: created, same, conflict or queue_full.
+local p = KEYS[1]
+local now, limit, maxlen, count = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local rooms, results = {}, {}
+
+local function room(tenant)
+  if not rooms[tenant] then
+    rooms[tenant] = limit - redis.call('ZCARD', p .. 'outbox:' .. tenant) - redis.call('ZCARD', p .. 'deferred:' .. tenant)
+  end
+  return rooms[tenant]
+end
+
+local function add(id, spoke, tenant, task, kind, hash, command, deadline)
+  rooms[tenant] = room(tenant) - 1
+  local sequence = redis.call('INCR', p .. 'sequence')
+  redis.call('HSET', p .. 'cmd:' .. id, 'kind', 'spawn', 'agent', id, 'tenant', tenant, 'json', command,
+    'sequence', sequence, 'attempts', 0)
+  redis.call('ZADD', p .. 'outbox:' .. tenant, sequence, id)
+  redis.call('SADD', p .. 'outboxes', tenant)
+  if deadline ~= '0' then
+    redis.call('ZADD', p .. 'deadlines', deadline, id)
+  end
+  redis.call('HSET', p .. 'agent:' .. id, 'spoke', spoke, 'tenant', tenant, 'task', task, 'type', kind, 'hash', hash,
+    'command', command, 'delivery', 'pending', 'attempts', 0, 'error', '')
+end
+
+local function index(id, spoke, task)
+  redis.call('HSET', p .. 'agent:' .. id, 'created', now, 'status', 'pending', 'shown', 'pending', 'seq', 0)
+  for _, name in ipairs({'agents', 'spoke:' .. spoke, 'shown:pending', 'task:' .. task}) do
+    redis.call('ZADD', p .. name, 0, id)
+  end
+  redis.call('XADD', p .. 'events', 'MAXLEN', '~', maxlen, '*', 'agent', id, 'spoke', spoke, 'task', task,
+    'status', 'pending', 'seq', 0, 'delivery', 'pending', 'reason', '')
+end
+
+for i = 0, count - 1 do
+  local id, spoke, tenant, task, kind, hash, command, deadline = unpack(ARGV, 5 + i * 8, 12 + i * 8)
+  local known = redis.call('HMGET', p .. 'agent:' .. id, 'spoke', 'tenant', 'hash', 'shown')
+  if known[3] and known[1] == spoke and known[3] == hash then
+    results[#results + 1] = {'same', known[4]}
+  elseif known[3] or (known[1] and known[2] ~= tenant) then
+    results[#results + 1] = {'conflict', known[4]}
+  elseif room(tenant) <= 0 then
+    results[#results + 1] = {'queue_full', ''}
+  else
+    add(id, spoke, tenant, task, kind, hash, command, deadline)
+    -- Known from an event only (fault 31): what it asked for was lost here, so the spoke decides whether it is the same.
+    if not known[1] then
+      index(id, spoke, task)
+    end
+    results[#results + 1] = {'created', known[4] or 'pending'}
+  end
+end
+return results

@@ -1,0 +1,50 @@
+-- Finds agents, newest first, by the smallest of the indexes that the filters name; the others are checked one by one,
+-- as far as the budget goes. Reads only. The keyspace is described in enqueue.lua.
+--
+-- KEYS[1]  p, the prefix of every key of this hub
+-- ARGV     spoke, what is shown, task id ('' for any), the id before which to begin ('' for the newest), limit, budget
+--
+-- Returns {agent ids, the id to go on from, or ''}.
+local p, cursor, limit, budget = KEYS[1], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local FIELDS = {'spoke', 'shown', 'task'}
+local wanted, smallest, size = {}, 'agents', math.huge
+for i, field in ipairs(FIELDS) do
+  if ARGV[i] ~= '' then
+    wanted[#wanted + 1] = {field, ARGV[i]}
+    local members = redis.call('ZCARD', p .. field .. ':' .. ARGV[i])
+    if members < size then
+      smallest, size = field .. ':' .. ARGV[i], members
+    end
+  end
+end
+
+local function matches(id)
+  if #wanted < 2 then
+    return true
+  end
+  for _, filter in ipairs(wanted) do
+    if redis.call('HGET', p .. 'agent:' .. id, filter[1]) ~= filter[2] then
+      return false
+    end
+  end
+  return true
+end
+
+local found = {}
+while budget > 0 do
+  local upper = cursor == '' and '+' or '(' .. cursor
+  local page = redis.call('ZREVRANGEBYLEX', p .. smallest, upper, '-', 'LIMIT', 0, 100)
+  for _, id in ipairs(page) do
+    cursor, budget = id, budget - 1
+    if matches(id) then
+      found[#found + 1] = id
+    end
+    if #found == limit or budget == 0 then
+      return {found, id}
+    end
+  end
+  if #page < 100 then
+    return {found, ''}
+  end
+end
+return {found, cursor}
