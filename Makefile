@@ -38,7 +38,7 @@ $(VENV)/.installed-dev: requirements/dev.lock $(VENV)/.installed
 	@touch $@
 
 # Hashes, no registry address. uv itself comes through pip into a throw-away environment.
-lock: | $(BIN)/python ## resolve the dependencies anew into requirements/*.lock
+lock: ## resolve the dependencies anew into requirements/*.lock
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip --disable-pip-version-check --quiet install uv
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
