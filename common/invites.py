@@ -35,7 +35,7 @@ class InviteRefused(PeerError):
 class Invite(BaseModel):
     """What the invite string says; `exp` in seconds since the epoch."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     hub: InstanceId
     url: Annotated[str, Field(max_length=2048)]
@@ -61,9 +61,11 @@ def parse_invite(text: str) -> Invite:
         if not text.startswith(PREFIX):
             raise InviteRefused(f"that is not an invite: it starts with {PREFIX}")
         raw = jose.decode_base64url(text.removeprefix(PREFIX).encode())
-        return Invite.model_validate(strict_json.parse(raw))
+        invite = Invite.model_validate(strict_json.parse(raw))
+        decode_secret(invite.secret)
     except (Malformed, ValidationError, UnicodeEncodeError) as error:
         raise InviteRefused("the invite is damaged; copy the whole string") from error
+    return invite
 
 
 def secret_of(invite_id: str, key: SigningKey) -> bytes:
