@@ -31,8 +31,9 @@ from spoke.removal import delete_tree
 __all__ = ["Changes", "Workspace", "WorkspaceFailed", "Workspaces"]
 
 _MAX_BRANCHES: Final = 100
-# An instance id or a UUID: no separator, no `..`, nothing hidden (attack row 55).
-_PATH_PART: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?\Z")
+# A tenant (an instance id and the number of its connection) or a UUID: no separator, no `..`, nothing hidden (attack
+# row 55).
+_PATH_PART: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?(~[0-9]{1,18})?\Z")
 _RECORD: Final = "workspace.json"
 _COLLECTED: Final = "collected"
 _MESSAGE: Final = "Uncommitted work of agent {agent_id}\n\nKept by hubspoke when the agent had ended.\n"

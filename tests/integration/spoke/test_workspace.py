@@ -4,8 +4,8 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,7 +82,7 @@ class TestPrepare:
         await workspaces.prepare("hub-eu", AGENT, repository, "topic")
         git(source, "branch", "-D", "topic")
         git(source, "branch", "topic/one")
-        assert await workspaces.prepare("hub-eu", OTHER, repository, "topic/one")
+        assert is_made(await workspaces.prepare("hub-eu", OTHER, repository, "topic/one"))
 
     @pytest.mark.parametrize(
         ("url", "branch", "words"),
@@ -159,7 +159,7 @@ class TestAfterACrash:
         half = mirror.with_suffix(".new")
         mirror.rename(half)
         (half / "HEAD").unlink()
-        assert await workspaces.prepare("hub-eu", OTHER, repository, "main")
+        assert is_made(await workspaces.prepare("hub-eu", OTHER, repository, "main"))
 
     async def test_locks_of_a_killed_git_are_no_obstacle(
         self, workspaces: Workspaces, workspace: Workspace, repository: Repository, source: Path
@@ -167,8 +167,8 @@ class TestAfterACrash:
         commit(source, {"later": "x"}, "second")
         refs = [path for path in mirror_of(workspace).rglob("refs/hubspoke/**/*") if path.is_file()]
         for path in (*refs, mirror_of(workspace) / "packed-refs"):
-            Path(f"{path}.lock").touch()
-        assert await workspaces.prepare("hub-eu", AGENT, repository, "main")
+            path.with_name(f"{path.name}.lock").touch()
+        assert is_made(await workspaces.prepare("hub-eu", AGENT, repository, "main"))
 
     async def test_a_git_that_outlives_its_spoke_still_holds_the_mirror(
         self, tmp_path: Path, source: Path, repository: Repository
@@ -183,10 +183,10 @@ class TestAfterACrash:
             f"asyncio.run(ws.prepare('hub-eu', {OTHER!r}, parse_repository({repository.url!r}), 'main'))"
         )
         environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-        spoke = subprocess.Popen([sys.executable, "-c", script], env=environment)
+        spoke = await asyncio.create_subprocess_exec(sys.executable, "-c", script, env=environment)
         await until(started.exists)
         spoke.send_signal(signal.SIGKILL)
-        spoke.wait()
+        await spoke.wait()
 
         impatient = Workspaces(tmp_path / "spoke", git=Git(os.environ), timeout_s=0.3)
         with pytest.raises(WorkspaceFailed, match="in use") as busy:
@@ -194,7 +194,7 @@ class TestAfterACrash:
         assert busy.value.retryable
         await asyncio.to_thread(go.write_text, "go\n")
         patient = Workspaces(tmp_path / "spoke", git=Git(os.environ), timeout_s=20)
-        assert await patient.prepare("hub-eu", AGENT, repository, "main")
+        assert is_made(await patient.prepare("hub-eu", AGENT, repository, "main"))
 
     async def test_open_finds_what_prepare_made(self, workspaces: Workspaces, workspace: Workspace) -> None:
         assert workspaces.open("hub-eu", AGENT) == workspace
@@ -206,7 +206,7 @@ class TestAfterACrash:
     ) -> None:
         (workspace.path / "workspace.json").write_text(text)
         assert workspaces.open("hub-eu", AGENT) is None
-        assert await workspaces.prepare("hub-eu", AGENT, repository, "main")
+        assert is_made(await workspaces.prepare("hub-eu", AGENT, repository, "main"))
 
 
 class TestCollect:
@@ -330,7 +330,12 @@ def slow_git(directory: Path, first: str) -> None:
     (directory / "git").chmod(0o755)
 
 
-async def until(condition: object, deadline_s: float = 20) -> None:
+def is_made(workspace: Workspace) -> bool:
+    """Whether the tree holds what the branch holds."""
+    return (workspace.tree / "README.md").is_file() and git(workspace.tree, "status", "--porcelain") == ""
+
+
+async def until(condition: Callable[[], bool], deadline_s: float = 20) -> None:
     async with asyncio.timeout(deadline_s):
-        while not condition():  # type: ignore[operator]
+        while not condition():  # noqa: ASYNC110 - another process makes it true
             await asyncio.sleep(0.01)
