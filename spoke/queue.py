@@ -233,10 +233,13 @@ class Queue:
 
     async def retry(self, claim: Claim, reason: str, detail: str, *, pause_ms: int, may_help: bool) -> str:
         """Queue an agent again that failed for our reasons: `queued`, `failed`, `killed` or `lost`."""
-        answer = await self._run(
-            "retry", *_held(claim), pause_ms, reason, detail, self._bounds.retention_ms, int(may_help)
-        )
+        retention_ms = self._bounds.retention_ms
+        answer = await self._run("retry", *_held(claim), pause_ms, reason, detail, retention_ms, int(may_help), 0)
         return str(answer.decode())
+
+    async def give_back(self, claim: Claim, detail: str) -> None:
+        """Queue an agent again that this worker claimed and will not start; the attempt does not count."""
+        await self._run("retry", *_held(claim), 0, "lost", detail, self._bounds.retention_ms, 1, 1)
 
     async def kill(self, ref: AgentRef, step: KillStep) -> AgentRecord | None:
         """Stop an agent for this machine's operator; None when there is none."""

@@ -1,66 +1,59 @@
-"""The spoke's configuration: `DIR/spoke.toml`, overridden by `SPOKE_*` variables; a typo in either is an error.
-
-Refuses unknown names, so that a rule an operator believes in is a rule in force.
-"""
+"""The spoke's configuration: `DIR/spoke.toml`, overridden by `SPOKE_SECTION__NAME`."""
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import Field
 
 from common.agent_state import AgentType
-from common.connection import DEFAULT_SKEW_S
-from common.errors import LocalError
-from common.http import parse_listen
-from common.peer_url import check_peer_url
-from common.wire import InstanceId, first_problem
+from common.configuration import (
+    ConfigError,
+    NodeDirectory,
+    NodeSection,
+    NodeSettings,
+    Section,
+    ValkeySection,
+    load_settings,
+)
 from spoke.policy import Policy
 from spoke.profiles import AgentConfig
 
-CONFIG_NAME: Final = "spoke.toml"
+__all__ = ["ConfigError", "SpokeDirectory", "SpokeSettings", "load"]
+
 DEFAULT_LISTEN: Final = "127.0.0.1:8701"
-_OWN_VARIABLES: Final = frozenset({"SPOKE_DIR"})
+
+FRESH_TABLES: Final = """\
+[valkey]
+url = "embedded"                    # or redis://…, rediss://…, unix://…
+
+[limits]
+agents = 4                          # at once on this spoke; 0 accepts and queues without starting
+queue = 10000
+log_mib = 64                        # per agent
+
+[agents.worker]                     # `report` needs no account; see `spoke profile list`
+profile = "report"
+
+[agents.reviewer]
+profile = "report"
+
+[agents.tester]
+profile = "report"
+
+[policy]                            # for a peer that has none of its own; what is not allowed is refused
+commands = ["spawn", "status", "kill", "logs"]
+agent_types = ["worker", "reviewer", "tester"]
+repositories = []                   # nothing yet; such as "https://git.example.org/team/**"
+agents = 4
+queued = 1000
+rate_per_s = 50
+"""
 
 
-class ConfigError(LocalError):
-    """The configuration cannot be used as it is."""
-
-    code = "config"
-
-
-def _listen(text: str) -> str:
-    try:
-        parse_listen(text)
-    except LocalError as error:
-        raise ValueError(error.message) from error
-    return text
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NodeSection(_Section):
-    """`[node]`: who this spoke is and where it listens."""
-
-    id: InstanceId
-    listen: Annotated[str, AfterValidator(_listen)] = DEFAULT_LISTEN
-    url: Annotated[str, AfterValidator(check_peer_url)] | None = None
-    skew_s: Annotated[int, Field(ge=0, le=600)] = DEFAULT_SKEW_S
-
-
-class ValkeySection(_Section):
-    """`[valkey]`: `embedded`, or the URL of a server; `allow_data_loss` takes one that may lose what it acknowledged."""
-
-    url: str = "embedded"
-    allow_data_loss: bool = False
-
-
-class LimitsSection(_Section):
+class LimitsSection(Section):
     """`[limits]`: agents at once, agents queued, size of an agent's log, days that ended agents are kept."""
 
     agents: Annotated[int, Field(ge=0)] = 4
@@ -69,48 +62,48 @@ class LimitsSection(_Section):
     retention_days: Annotated[int, Field(ge=1)] = 30
 
 
-class Settings(BaseSettings):
-    """The whole of `spoke.toml`."""
+class LocalSection(Section):
+    """`[local]`: the API for this machine; `remote` opens it, with its token, to other machines."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="SPOKE_",
-        env_nested_delimiter="__",
-        extra="forbid",
-        frozen=True,
-        nested_model_default_partial_update=True,
-    )
+    remote: bool = False
+
+
+class SpokeSettings(NodeSettings):
+    """The whole of `spoke.toml`."""
 
     node: NodeSection
     valkey: ValkeySection = ValkeySection()
     limits: LimitsSection = LimitsSection()
+    local: LocalSection = LocalSection()
     agents: dict[AgentType, AgentConfig] = Field(default_factory=dict)
     policy: Policy = Policy()
 
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **sources: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over file: what a test or a unit file sets wins."""
-        return (sources["env_settings"], init_settings)
+
+@dataclass(frozen=True, slots=True)
+class SpokeDirectory(NodeDirectory):
+    """The directory of one spoke."""
+
+    @property
+    def settings_file(self) -> Path:
+        """The configuration."""
+        return self.path / "spoke.toml"
+
+    @property
+    def token_file(self) -> Path:
+        """The bearer token of the local API."""
+        return self.path / "local.token"
+
+    @property
+    def workspaces(self) -> Path:
+        """Mirrors and the agents' trees."""
+        return self.path / "workspaces"
+
+    @property
+    def runs(self) -> Path:
+        """What is kept of each attempt: log, result, records."""
+        return self.path / "runs"
 
 
-def _refuse_unknown_variables() -> None:
-    sections = {name.upper() for name in Settings.model_fields}
-    for name in os.environ:
-        if name.startswith("SPOKE_") and name not in _OWN_VARIABLES and name[6:].split("__")[0] not in sections:
-            raise ConfigError(f"the variable {name} is no setting; known are SPOKE_DIR and SPOKE_SECTION__NAME")
-
-
-def load(directory: Path) -> Settings:
-    """Read the settings of a spoke's directory; raises `ConfigError` naming the wrong field."""
-    path = directory / CONFIG_NAME
-    if not path.is_file():
-        raise ConfigError(f"{path} is not there; run: spoke --dir {directory} init ID")
-    _refuse_unknown_variables()
-    try:
-        from_file = TomlConfigSettingsSource(Settings, path)()
-        return Settings(**from_file)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {first_problem(error)}") from error
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+def load(directory: SpokeDirectory) -> SpokeSettings:
+    """Read the settings of a spoke's directory; raises `ConfigError`."""
+    return load_settings(SpokeSettings, directory.settings_file, "spoke")

@@ -1,8 +1,8 @@
 """The queue is not trusted: before anything is started, the signed envelope that asked for it is verified again.
 
-What an agent is started with comes from the verified command alone, never from the record beside it. Whoever can write to
-Valkey can therefore delay or drop agents, but cannot start one that no peer signed for (attack row 61). Raises
-`TamperedRecord` and nothing is started.
+What an agent is started with comes from the verified command alone, never from the record beside it. Whoever can
+write to Valkey can therefore delay or drop agents, but cannot start one that no peer signed for (attack row 61).
+Raises `TamperedRecord` and nothing is started.
 """
 
 from __future__ import annotations

@@ -1,0 +1,160 @@
+"""Configuration of a node: a TOML file in its directory, overridden by environment variables, strict in both.
+
+Refuses what would pass unnoticed: a missing file, an unknown member, an unknown variable with the node's prefix, so
+that a rule an operator believes in is a rule in force. Variables are `PREFIX_SECTION__NAME`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from common.connection import DEFAULT_SKEW_S
+from common.errors import HubspokeError, LocalError
+from common.http import parse_listen
+from common.peer_url import check_peer_url
+from common.wire import InstanceId, first_problem
+
+EMBEDDED: Final = "embedded"
+
+
+class ConfigError(LocalError):
+    """The configuration cannot be used; the message names the file or the variable."""
+
+    code = "config"
+
+
+def _checked_by(check: Any) -> AfterValidator:
+    def validate(text: str) -> str:
+        try:
+            check(text)
+        except HubspokeError as error:
+            raise ValueError(error.message) from error
+        return text
+
+    return AfterValidator(validate)
+
+
+Listen = Annotated[str, _checked_by(parse_listen)]
+PeerUrl = Annotated[str, _checked_by(check_peer_url)]
+
+
+class Section(BaseModel):
+    """A table of the file; unknown members are an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NodeSection(Section):
+    """`[node]`: who this node is, where it listens, how peers reach it, how far clocks may be apart."""
+
+    id: InstanceId
+    listen: Listen
+    url: PeerUrl | None = None
+    skew_s: Annotated[int, Field(ge=0, le=600)] = DEFAULT_SKEW_S
+
+
+class ValkeySection(Section):
+    """`[valkey]`: `embedded`, or a server's URL; `allow_data_loss` takes one that may lose what it acknowledged."""
+
+    url: str = EMBEDDED
+    allow_data_loss: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDirectory:
+    """The directory of one node and the files in it."""
+
+    path: Path
+
+    @property
+    def trust_file(self) -> Path:
+        """Peers and invites."""
+        return self.path / "trust.db"
+
+    @property
+    def valkey(self) -> Path:
+        """Where the embedded Valkey lives."""
+        return self.path / "valkey"
+
+    def key_file(self, instance: str) -> Path:
+        """The private key."""
+        return self.path / "keys" / f"{instance}.key"
+
+    def valkey_target(self, section: ValkeySection) -> str | Path:
+        """Return what `common.valkey.connect` takes: the embedded server's directory, or the URL."""
+        return self.valkey if section.url == EMBEDDED else section.url
+
+
+def default_directory(kind: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where a node of that kind lives when nobody says otherwise."""
+    if directory := environment.get(f"{kind.upper()}_DIR"):
+        return Path(directory)
+    state = environment.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "hubspoke" / kind
+
+
+class NodeSettings(BaseSettings):
+    """Base of a node's settings: environment before file, nothing unknown."""
+
+    model_config = SettingsConfigDict(env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take the environment before the file."""
+        return env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+SomeSettings = TypeVar("SomeSettings", bound=NodeSettings)
+
+
+def _check_environment(prefix: str, sections: frozenset[str], environment: Mapping[str, str]) -> None:
+    for name in sorted(environment):
+        section = name.removeprefix(prefix).partition("__")[0].lower()
+        if name.startswith(prefix) and name != f"{prefix}DIR" and section not in sections:
+            known = ", ".join(sorted(f"{prefix}{known.upper()}__…" for known in sections))
+            raise ConfigError(f"the variable {name} is no setting; known are {prefix}DIR, {known}")
+
+
+def load_settings(model: type[SomeSettings], path: Path, command: str) -> SomeSettings:
+    """Read `path` and the `COMMAND_…` variables as `model`; raises `ConfigError` naming the wrong member."""
+    if not path.is_file():
+        raise ConfigError(f"there is no {path}; run {command} init first, or name the directory with --dir")
+    prefix = f"{command.upper()}_"
+    _check_environment(prefix, frozenset(model.model_fields), os.environ)
+    located = type(model.__name__, (model,), {"model_config": SettingsConfigDict(toml_file=path, env_prefix=prefix)})
+    try:
+        return located()
+    except ValidationError as error:
+        raise ConfigError(f"{path}, or {prefix}… in the environment: {first_problem(error)}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
+def write_settings(path: Path, node: Mapping[str, str | None], further: str) -> None:
+    """Write a fresh file with a `[node]` table and the text of further tables; raises `ConfigError` when there is one."""
+    # A JSON string is a TOML string.
+    lines = [f"{name} = {json.dumps(value)}" for name, value in node.items() if value is not None]
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write("\n".join(["[node]", *lines, "", further]))
+    except FileExistsError as error:
+        raise ConfigError(f"{path} exists already; this node was set up before") from error
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error

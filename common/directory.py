@@ -1,0 +1,59 @@
+"""A node's directory: one running node at a time, and where the others find it.
+
+The lock is an advisory lock of the kernel, gone with the process whatever ends it. The URL file says where the node
+listens, so that the command line finds a node that took a free port; it is only ever a hint.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from common.errors import LocalError
+
+_LOCK: Final = "node.lock"
+_URL: Final = "node.url"
+
+
+@contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Hold the directory for this process until the block ends; raises `LocalError` `already_running`."""
+    try:
+        descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LocalError(f"cannot use {directory}: {error.strerror}; run init first", code="directory") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LocalError(
+                f"a node is running on {directory} already; stop that one first", code="already_running"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def announced(directory: Path, url: str) -> Iterator[None]:
+    """Leave the node's URL in its directory for the command line until the block ends."""
+    path = directory / _URL
+    temporary = directory / f"{_URL}.new"
+    temporary.write_text(f"{url}\n")
+    temporary.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def announced_url(directory: Path) -> str | None:
+    """Return the URL that the node running on this directory announced, or None."""
+    try:
+        return (directory / _URL).read_text().strip() or None
+    except OSError:
+        return None

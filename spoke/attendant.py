@@ -1,0 +1,260 @@
+"""Attends to one claimed agent from its claim to its terminal state.
+
+The order is the promise: **verify** the signed command again, prepare, **fence**, start, note, wait, collect, and
+only then finish. Every step may be the last one before a crash; what a later attendant does (`resumed`) is decided by
+what lies on disk: a run that was never started may be tried again, one that was started is waited for and never
+started twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from common.clock import Clock
+from common.commands import Spawn
+from common.errors import CommandRefused, HubspokeError, Unavailable
+from common.repository import parse_repository
+from spoke.agent_record import TamperedRecord
+from spoke.held import Held, KilledBeforeStart, LeaseLost
+from spoke.launching import Launcher
+from spoke.outcome import final_fields, judge, result_of
+from spoke.queue import Queue
+from spoke.results import read_result_file
+from spoke.runs import Run, Runs
+from spoke.stored_command import StoredCommands
+from spoke.supervision.run_dir import Ending, RunState
+from spoke.supervision.supervisor import LaunchFailed, Supervisor
+from spoke.workspace import Changes, Workspace, WorkspaceFailed, Workspaces
+
+_log: Final = structlog.get_logger("agent")
+_T = TypeVar("_T")
+_PERSIST_PAUSE_S: Final = 1.0
+_MAX_DETAIL: Final = 500
+_MAX_PAUSE_MS: Final = 60_000
+
+
+def pause_ms(attempt: int, fraction: float) -> int:
+    """Return the pause before the next attempt: doubling from 1 s to 60 s, between half and all of it (`fraction`)."""
+    whole = min(1000 * 2 ** min(attempt, 6), _MAX_PAUSE_MS)
+    return int(whole * (0.5 + 0.5 * fraction))
+
+
+class Attendant:
+    """Does the work for claims; holds no state between them."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        commands: StoredCommands,
+        workspaces: Workspaces,
+        supervisor: Supervisor,
+        runs: Runs,
+        launcher: Launcher,
+        clock: Clock,
+    ) -> None:
+        self._queue = queue
+        self._commands = commands
+        self._workspaces = workspaces
+        self._supervisor = supervisor
+        self._runs = runs
+        self._launcher = launcher
+        self._clock = clock
+
+    async def attend(self, held: Held, *, resumed: bool) -> None:
+        """Take an agent to its end; returns when it is in a terminal state, queued again, or somebody else's."""
+        with structlog.contextvars.bound_contextvars(
+            agent_id=held.ref.agent_id, tenant=held.ref.tenant, attempt=held.claim.record.attempt
+        ):
+            try:
+                run = self._run_of(held)
+                if await (self._adopt(held, run) if resumed else self._start(held, run)):
+                    await self._see_through(held, run)
+            except LeaseLost:
+                _log.warning("agent.lease_lost")
+
+    async def _start(self, held: Held, run: Run) -> bool:
+        """Start the agent; False when it was finished or queued again instead. Raises `LeaseLost`."""
+        try:
+            await self._launch(held, run)
+        except KilledBeforeStart as killed:
+            await self._finish_unstarted(held, "killed", killed.kill.cause, killed.kill.reason or "")
+        except TamperedRecord as error:
+            _log.error("agent.tampered", reason=error.message)
+            await self._finish_unstarted(held, "failed", "tampered", error.message)
+        except CommandRefused as error:
+            await self._finish_unstarted(held, "failed", "workspace_failed", error.message)
+        except (HubspokeError, OSError) as error:
+            # Only a run of which there is no trace may be tried again; of any other the directory knows the end.
+            if self._supervisor.state(run.directory) is not RunState.NEVER_STARTED:
+                return True
+            await self._retry(held, _reason_of(error), str(error), may_help=_may_help(error))
+        else:
+            return True
+        return False
+
+    async def _launch(self, held: Held, run: Run) -> None:
+        spawn = self._commands.prove(held.claim.record, held.claim.raw)
+        workspace = await self._unless_killed(held, self._prepare(held, spawn))
+        spec = await asyncio.to_thread(self._launcher.prepare, run, workspace, spawn)
+        await self._pass_fence(held)
+        held.starting = True
+        await self._supervisor.start(run.directory, spec)
+        _log.info("agent.started", profile=self._launcher.profile_name(spawn), task_id=spawn.task_id)
+
+    async def _adopt(self, held: Held, run: Run) -> bool:
+        """Look what a former worker left of the agent; False when it was queued again or failed."""
+        state = self._supervisor.state(run.directory)
+        _log.info("agent.adopted", run=state.value)
+        if state is RunState.NEVER_STARTED:
+            await self._retry(held, "lost", "its worker ended before it was started", may_help=True)
+            return False
+        return True
+
+    async def _prepare(self, held: Held, spawn: Spawn) -> Workspace:
+        repository = parse_repository(spawn.context.repository)
+        return await self._workspaces.prepare(held.ref.tenant, held.ref.agent_id, repository, spawn.context.branch)
+
+    async def _unless_killed(self, held: Held, work: Coroutine[Any, Any, _T]) -> _T:
+        """Return what `work` returns; raises `KilledBeforeStart` or `LeaseLost` as soon as one is known."""
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(_outcome(work))
+            watching = group.create_task(_outcome(held.next_kill()))
+            await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+            working.cancel()
+            watching.cancel()
+        if not watching.cancelled():
+            raise KilledBeforeStart(_value(watching))
+        return _value(working)
+
+    async def _pass_fence(self, held: Held) -> None:
+        verdict = await self._persist(lambda: self._queue.launch(held.claim))
+        if verdict == "lost":
+            raise LeaseLost
+        if verdict == "killed":
+            raise KilledBeforeStart(await held.next_kill())
+
+    async def _see_through(self, held: Held, run: Run) -> None:
+        """Wait for a run that has begun, passing kills on, and finish it; raises `LeaseLost`."""
+        if self._supervisor.state(run.directory) is RunState.RUNNING:
+            await self._note_started(held)
+        ending = await self._wait(held, run)
+        if ending.cause == "lost":
+            await self._retry(held, "lost", ending.detail or "the agent was lost with its keeper", may_help=True)
+            return
+        if ending.cause != "spawn_failed":
+            await self._note_started(held)
+        await self._conclude(held, run, ending)
+
+    async def _note_started(self, held: Held) -> None:
+        if not await self._persist(lambda: self._queue.started(held.claim, self._clock.now_ms())):
+            raise LeaseLost
+
+    async def _wait(self, held: Held, run: Run) -> Ending:
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(_outcome(self._supervisor.wait(run.directory)))
+            passing = group.create_task(_outcome(self._pass_kills(held, run)))
+            await asyncio.wait((waiting, passing), return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            passing.cancel()
+        if not passing.cancelled():
+            _value(passing)
+        return _value(waiting)
+
+    async def _pass_kills(self, held: Held, run: Run) -> None:
+        while True:
+            kill = await held.next_kill()
+            _log.info("agent.kill_passed", reason=kill.cause, grace_s=kill.grace_s)
+            await self._supervisor.kill(run.directory, kill.grace_s, kill.cause)
+
+    async def _conclude(self, held: Held, run: Run, ending: Ending) -> None:
+        workspace = await asyncio.to_thread(self._workspaces.open, held.ref.tenant, held.ref.agent_id)
+        changes = await self._collect(workspace)
+        verdict = judge(ending, readable=changes is not None)
+        summary, data, problem = await asyncio.to_thread(read_result_file, run.result_file)
+        fields = final_fields(ending, verdict.reason, result_of(ending, changes, summary, data))
+        if problem is not None:
+            fields.setdefault("detail", problem)
+        if not await self._persist(lambda: self._queue.finish(held.claim, verdict.status, fields)):
+            raise LeaseLost
+        _log.info("agent.finished", outcome=verdict.status, reason=verdict.reason, exit_code=ending.exit_code)
+        if workspace is not None and changes is not None:
+            await self._remove(workspace)
+
+    async def _collect(self, workspace: Workspace | None) -> Changes | None:
+        """Return what the agent changed; a workspace that cannot be read stays where it is, for a human."""
+        if workspace is None:
+            return None
+        try:
+            return await self._workspaces.collect(workspace)
+        except WorkspaceFailed as error:
+            _log.error("workspace.unreadable", reason=error.message, path=str(workspace.path))
+            return None
+
+    async def _remove(self, workspace: Workspace) -> None:
+        try:
+            await self._workspaces.remove(workspace)
+        except WorkspaceFailed as error:
+            _log.warning("workspace.left", reason=error.message, path=str(workspace.path))
+
+    async def _finish_unstarted(self, held: Held, status: str, reason: str, detail: str) -> None:
+        """Finish an agent of which no process was ever started."""
+        fields = {"reason": reason, "detail": detail[:_MAX_DETAIL]}
+        await self._persist(lambda: self._queue.finish(held.claim, status, fields))
+        _log.info("agent.finished", outcome=status, reason=reason)
+        workspace = await asyncio.to_thread(self._workspaces.open, held.ref.tenant, held.ref.agent_id)
+        if workspace is not None:
+            await self._remove(workspace)
+
+    async def _retry(self, held: Held, reason: str, detail: str, *, may_help: bool) -> None:
+        pause = pause_ms(held.claim.record.attempt, random.random())  # noqa: S311  # spreads load, guards nothing
+        outcome = await self._persist(
+            lambda: self._queue.retry(held.claim, reason, detail[:_MAX_DETAIL], pause_ms=pause, may_help=may_help)
+        )
+        _log.warning("agent.failed_start", outcome=outcome, reason=reason, detail=detail)
+
+    async def give_back(self, held: Held) -> None:
+        """Return an agent to the queue that was not started, when this worker stops; the attempt does not count."""
+        if not held.starting and self._supervisor.state(self._run_of(held).directory) is RunState.NEVER_STARTED:
+            await self._queue.give_back(held.claim, "its worker stopped before it was started")
+
+    def _run_of(self, held: Held) -> Run:
+        return self._runs.run(held.ref, held.claim.record.attempt)
+
+    async def _persist(self, write: Callable[[], Awaitable[_T]]) -> _T:
+        """Repeat a write until Valkey takes it: what has happened to an agent must not be forgotten."""
+        while True:
+            try:
+                return await write()
+            except Unavailable as error:
+                _log.warning("agent.state_not_written", reason=error.message)
+                await asyncio.sleep(_PERSIST_PAUSE_S)
+
+
+async def _outcome(work: Awaitable[_T]) -> tuple[_T | None, BaseException | None]:
+    """Return what `work` returned or raised, so that a TaskGroup does not wrap what the caller expects bare."""
+    try:
+        return await work, None
+    except (HubspokeError, OSError, LeaseLost, KilledBeforeStart) as error:
+        return None, error
+
+
+def _value(task: asyncio.Task[tuple[_T | None, BaseException | None]]) -> _T:
+    value, error = task.result()
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]  # None only beside an error, or because it is the value
+
+
+def _reason_of(error: Exception) -> str:
+    if isinstance(error, LaunchFailed):
+        return "spawn_failed"
+    return "workspace_failed" if isinstance(error, WorkspaceFailed) else "lost"
+
+
+def _may_help(error: Exception) -> bool:
+    return error.retryable if isinstance(error, HubspokeError) else True

@@ -1,0 +1,56 @@
+"""What a worker holds: a claim, and the word from its renewals that the agent is to be killed or no longer ours."""
+
+from __future__ import annotations
+
+import asyncio
+
+from spoke.agent_record import AgentRef
+from spoke.queue import Claim, KillStep
+
+
+class LeaseLost(Exception):
+    """The lease went to somebody else; whatever is done for the agent here must stop and change nothing."""
+
+
+class KilledBeforeStart(Exception):
+    """A kill came while the agent was being prepared."""
+
+    def __init__(self, kill: KillStep) -> None:
+        super().__init__(kill.cause)
+        self.kill = kill
+
+
+class Held:
+    """One claim while a worker attends to it; `kill` and `lost` are set by whoever renews the lease."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.starting = False
+        """Set before the supervisor is asked: from then on only the run directory knows whether a process exists."""
+        self._kill: KillStep | None = None
+        self._lost = False
+        self._news = asyncio.Event()
+
+    @property
+    def ref(self) -> AgentRef:
+        """The agent's name."""
+        return self.claim.record.ref
+
+    def learn(self, answer: KillStep | bool) -> None:
+        """Take the answer of a renewal."""
+        if answer is False:
+            self._lost = True
+            self._news.set()
+        elif isinstance(answer, KillStep) and answer != self._kill:
+            self._kill = answer
+            self._news.set()
+
+    async def next_kill(self) -> KillStep:
+        """Wait for a kill, or for a further one with other terms; raises `LeaseLost`."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if self._lost:
+                raise LeaseLost
+            if self._kill is not None:
+                return self._kill

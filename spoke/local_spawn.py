@@ -1,0 +1,52 @@
+"""Spawns by this machine's own coordinator: the spoke signs the command itself, and from there on it is like any other.
+
+The queue holds a signed envelope for these agents too, so that a worker starts nothing that was not signed (attack
+row 61).
+"""
+
+from __future__ import annotations
+
+from common.clock import Clock
+from common.commands import Spawn, SpawnFields
+from common.envelope import EnvelopeType, Items, seal
+from common.exchange import Exchange
+from common.keyring import SigningKey
+from common.peers import LOCAL_TENANT
+from common.strict_json import encode
+from common.wire import Uuid7
+from spoke.agent_record import AgentRecord
+from spoke.policy import LOCAL_POLICY, check_spawn
+from spoke.queue import Queue, Sender, SpawnStep, StepRefused
+from spoke.router import refused_by_queue
+
+
+class LocalSpawnRequest(SpawnFields):
+    """The body of `POST /agents/spawn`; with an `agentId` of the caller's a repeated request is harmless."""
+
+    agent_id: Uuid7 | None = None
+
+
+class LocalSpawner:
+    """Signs and accepts what the local coordinator asks for."""
+
+    def __init__(self, instance: str, key: SigningKey, queue: Queue, exchange: Exchange, clock: Clock) -> None:
+        self._sender = Sender(LOCAL_TENANT, instance, LOCAL_POLICY)
+        self._key = key
+        self._queue = queue
+        self._exchange = exchange
+        self._clock = clock
+
+    async def spawn(self, request: LocalSpawnRequest) -> AgentRecord:
+        """Accept a spawn and return the agent's record; raises `CommandRefused`, `Unavailable`."""
+        check_spawn(LOCAL_POLICY, request)
+        fields = request.model_dump(by_alias=True, exclude={"agent_id"})
+        command = {"id": request.agent_id or self._clock.new_id(), "command": "spawn", **fields}
+        claims = self._exchange.claims(self._sender.instance)
+        raw = seal(self._key, EnvelopeType.COMMAND, claims, {}, Items("commands", [encode(command)]))
+        step = SpawnStep(Spawn.model_validate(command), 0)
+        (answer,) = await self._queue.accept(self._sender, claims.jti, raw, [step])
+        if isinstance(answer, StepRefused):
+            raise refused_by_queue(answer)
+        if answer is None:
+            raise TypeError("the queue gave no record for a spawn")
+        return answer

@@ -1,0 +1,70 @@
+"""What an ended run means: from how the processes ended and what the profile calls success, to status and reason.
+
+Pure, and a table: the one place that decides `completed` or `failed` (PROTOCOL section 2.2).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from spoke.supervision.run_dir import Ending, encode_receipt
+from spoke.workspace import Changes
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A terminal status with its reason; `reason` is None for `completed` only."""
+
+    status: str
+    reason: str | None
+
+
+def judge(ending: Ending, *, readable: bool) -> Verdict:
+    """Return what the ending of a run means; `readable` says whether its workspace still told what it did."""
+    match ending.cause:
+        case "killed":
+            return Verdict("killed", ending.kill_cause)
+        case "timeout" | "silence":
+            return Verdict("failed", "timeout")
+        case "spawn_failed":
+            return Verdict("failed", "spawn_failed")
+        case "exited" if ending.exit_code == 0 and not readable:
+            return Verdict("failed", "workspace_failed")
+        case "exited" if ending.exit_code == 0:
+            return Verdict("completed", None)
+        case "exited":
+            return Verdict("failed", "exit_nonzero")
+        case _:
+            return Verdict("failed", "lost")
+
+
+def result_of(
+    ending: Ending, changes: Changes | None, summary: str | None, written: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the `result` of PROTOCOL section 4; without `changes` (no workspace to read) its git members are empty."""
+    return {
+        "summary": summary,
+        "data": written,
+        "commits": [] if changes is None else [asdict(commit) for commit in changes.commits],
+        "branch": None if changes is None else changes.branch,
+        "diffStat": {"files": 0, "insertions": 0, "deletions": 0} if changes is None else asdict(changes.diff_stat),
+        "usage": None,
+        "preservedRef": None if changes is None else changes.preserved_ref,
+        "logBytes": ending.log_bytes,
+    }
+
+
+def final_fields(ending: Ending, reason: str | None, result: Mapping[str, Any]) -> dict[str, str | int]:
+    """Return the record's fields for a terminal state."""
+    fields: dict[str, str | int | None] = {
+        "reason": reason,
+        "exit_code": ending.exit_code,
+        "signal": ending.signal,
+        "detail": ending.detail,
+        "receipt": None if ending.receipt is None else json.dumps(encode_receipt(ending.receipt)),
+        "result": json.dumps(result),
+    }
+    return {name: value for name, value in fields.items() if value is not None}

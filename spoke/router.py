@@ -1,0 +1,175 @@
+"""From an admitted COMMAND envelope to its REPLY: policy, one accept, one answer per command in order.
+
+Takes `Admitted` and nothing else, so nothing reaches the queue that was not verified. A refusal of one command
+touches no other. What the queue cannot answer, such as a log, is read after the envelope was accepted and only for
+agents that the same tenant owns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from common import strict_json
+from common.commands import Command, Kill, Logs, Spawn, StatusOf
+from common.connection import Admitted
+from common.envelope import MAX_ITEMS_BYTES
+from common.errors import CommandRefused, NotAllowed
+from common.exchange import Exchange
+from common.peers import Peer
+from spoke.agent_record import AgentRecord
+from spoke.policy import Policy, check_command
+from spoke.queue import KillStep, NoStep, Queue, Sender, SpawnStep, StatusStep, Step, StepRefused
+from spoke.runs import Runs
+
+_log: Final = structlog.get_logger("command")
+# JSON may need six bytes for one: what fits in the worst case always fits.
+_WORST_ESCAPE: Final = 6
+
+_DETAIL: Final = {
+    "conflict": "this id was used for another spawn; use a fresh one",
+    "stale": "the id is older than this spoke remembers; spawn again under a fresh one",
+    "killed": "the agent was killed before its spawn came",
+    "not_found": "there is no such agent",
+    "quota_exceeded": "policy.queued: too many of your agents wait here; try again later",
+    "queue_full": "limits.queue: too many agents wait here; try again later",
+    "draining": "this spoke takes no new agents for now",
+}
+"""What a peer reads beside a code that the queue decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One command with its step in the queue, or with the error that kept it out."""
+
+    command: Command
+    step: Step
+    refused: CommandRefused | None = None
+
+
+def plan(
+    commands: Sequence[Command], policy: Policy, oldest_ms: int, id_time_ms: Callable[[str], int]
+) -> list[Planned]:
+    """Decide for each command what the queue is to do; spawn ids older than `oldest_ms` are `stale`."""
+    return [_plan(index, command, policy, oldest_ms, id_time_ms) for index, command in enumerate(commands)]
+
+
+def _plan(index: int, command: Command, policy: Policy, oldest_ms: int, id_time_ms: Callable[[str], int]) -> Planned:
+    try:
+        check_command(policy, command)
+        if isinstance(command, Spawn) and id_time_ms(command.id) < oldest_ms:
+            raise CommandRefused("stale", _DETAIL["stale"])
+        return Planned(command, _step(index, command))
+    except CommandRefused as refused:
+        return Planned(command, NoStep(), refused)
+
+
+def _step(index: int, command: Command) -> Step:
+    match command:
+        case Spawn():
+            return SpawnStep(command, index)
+        case StatusOf() | Logs():
+            return StatusStep(command.agent_id)
+        case Kill():
+            return KillStep(command.agent_id, command.grace_s, "killed_by_peer", command.reason)
+        case _:
+            raise NotAllowed(f"this spoke does not offer {command.command}")
+
+
+def error_result(command_id: str, code: str, detail: str, *, retryable: bool) -> dict[str, Any]:
+    """Return the result of a refused command (PROTOCOL section 2.2)."""
+    return {"id": command_id, "error": {"code": code, "detail": detail, "retryable": retryable}}
+
+
+def refused_by_queue(refused: StepRefused) -> CommandRefused:
+    """Return the error for a code that the queue decided."""
+    return CommandRefused(refused.code, _DETAIL[refused.code])
+
+
+def fit(results: list[dict[str, Any]], limit: int = MAX_ITEMS_BYTES) -> list[bytes]:
+    """Encode results for one REPLY; where they would not fit, the largest `result`s are left out.
+
+    The hub has those from the EVENT of the agent's end, or asks for fewer agents at once.
+    """
+    encoded = [strict_json.encode(result) for result in results]
+    excess = sum(len(item) + 1 for item in encoded) - limit
+    for number in sorted(range(len(encoded)), key=lambda number: -len(encoded[number])):
+        if excess <= 0:
+            break
+        agent = results[number].get("agent")
+        if agent is not None:
+            shorter = strict_json.encode({**results[number], "agent": {**agent, "result": None}})
+            excess -= len(encoded[number]) - len(shorter)
+            encoded[number] = shorter
+    return encoded
+
+
+class Router:
+    """Answers COMMAND envelopes of peers."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        runs: Runs,
+        exchange: Exchange,
+        policy_of: Callable[[Peer], Policy],
+        oldest_ms: Callable[[], int],
+        id_time_ms: Callable[[str], int],
+    ) -> None:
+        self._queue = queue
+        self._runs = runs
+        self._exchange = exchange
+        self._policy_of = policy_of
+        self._oldest_ms = oldest_ms
+        self._id_time_ms = id_time_ms
+
+    async def answer(self, admitted: Admitted) -> bytes:
+        """Accept an envelope and return its REPLY; raises `EnvelopeRejected`, `RateLimited`, `Unavailable`."""
+        started = time.perf_counter()
+        envelope, peer = admitted.envelope, admitted.peer
+        policy = self._policy_of(peer)
+        sender = Sender(peer.tenant, peer.instance, policy)
+        planned = plan(envelope.commands, policy, self._oldest_ms(), self._id_time_ms)
+        answers = await self._queue.accept(sender, envelope.claims.jti, envelope.raw, [each.step for each in planned])
+        logs = sum(isinstance(each.command, Logs) for each in planned)
+        log_limit = MAX_ITEMS_BYTES // _WORST_ESCAPE // max(logs, 1)
+        results = [self._result(each, found, log_limit) for each, found in zip(planned, answers, strict=True)]
+        _record(peer, envelope.claims.jti, planned, results, time.perf_counter() - started)
+        return self._exchange.reply(peer.instance, envelope.claims.jti, fit(results))
+
+    def _result(self, planned: Planned, found: AgentRecord | StepRefused | None, log_limit: int) -> dict[str, Any]:
+        command = planned.command
+        refused = refused_by_queue(found) if isinstance(found, StepRefused) else planned.refused
+        if refused is not None:
+            return error_result(command.id, refused.code, refused.message, retryable=refused.retryable)
+        if not isinstance(found, AgentRecord):
+            raise TypeError(f"the queue gave no record for {command.command}")
+        if isinstance(command, Logs):
+            piece = self._runs.read_log(found.ref, found.attempt, command.offset, min(command.limit, log_limit))
+            return {"id": command.id, "log": piece.to_json(ended=found.terminal)}
+        return {"id": command.id, "agent": found.to_status()}
+
+
+def _record(peer: Peer, jti: str, planned: Sequence[Planned], results: Sequence[dict[str, Any]], took_s: float) -> None:
+    """Write the canonical line of the envelope, and one for each command that changes something or was refused."""
+    outcomes: Counter[str] = Counter()
+    for each, result in zip(planned, results, strict=True):
+        outcome = result["error"]["code"] if "error" in result else "accepted"
+        outcomes[f"{each.command.command} {outcome}"] += 1
+        write = _log.info if "error" in result or isinstance(each.command, Spawn | Kill) else _log.debug
+        write(
+            f"command.{'refused' if 'error' in result else 'accepted'}",
+            command=each.command.command,
+            command_id=each.command.id,
+            agent_id=getattr(each.command, "agent_id", each.command.id),
+            peer=peer.instance,
+            outcome=outcome,
+            reason=result["error"]["detail"] if "error" in result else None,
+        )
+    duration_ms = round(took_s * 1000, 2)
+    _log.info("envelope.accepted", peer=peer.instance, jti=jti, outcomes=dict(outcomes), duration_ms=duration_ms)

@@ -1,0 +1,109 @@
+"""Where an agent's run lies on disk: one directory for each attempt, made once, kept for its log and result.
+
+`ROOT/TENANT/AGENT/ATTEMPT/` is the run directory of `spoke.supervision`; beside its records it holds the task, the
+result file and the agent's home. Names come from checked ids only, so a path cannot leave the root (attack row 55).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from common.ids import is_uuid7
+from spoke.agent_record import AgentRef, TamperedRecord
+from spoke.supervision.run_dir import LOG
+
+_TASK: Final = "task.json"
+_RESULT: Final = "result.json"
+_PARTIAL_CHARACTER_BYTES: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One attempt of one agent."""
+
+    directory: Path
+
+    @property
+    def task_file(self) -> Path:
+        """The task as JSON; the agent finds it in `$HUBSPOKE_TASK_FILE`."""
+        return self.directory / _TASK
+
+    @property
+    def result_file(self) -> Path:
+        """Where the agent may write a result: `$HUBSPOKE_RESULT_FILE`."""
+        return self.directory / "out" / _RESULT
+
+    @property
+    def home(self) -> Path:
+        """The agent's home directory, empty at the start."""
+        return self.directory / "home"
+
+    @property
+    def temporary(self) -> Path:
+        """The agent's directory for temporary files."""
+        return self.directory / "tmp"
+
+    def make(self, task: bytes) -> None:
+        """Make the directories and write the task; may be repeated until the agent is started."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in (self.home, self.temporary, self.result_file.parent):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        self.task_file.write_bytes(task)
+
+
+@dataclass(frozen=True, slots=True)
+class LogSlice:
+    """A piece of a log from byte `offset`; `end` says that the log went no further when it was read."""
+
+    offset: int
+    data: bytes
+    end: bool
+
+    def to_json(self, *, ended: bool) -> dict[str, object]:
+        """Return the slice as PROTOCOL section 2.1 shows it; `eof` once nothing more can come."""
+        data = self.data if self.end and ended else _whole_characters(self.data)
+        return {
+            "offset": self.offset,
+            "data": data.decode("utf-8", "replace"),
+            "nextOffset": self.offset + len(data),
+            "eof": self.end and ended,
+        }
+
+
+def _whole_characters(data: bytes) -> bytes:
+    """Leave a character whose end has not been read yet to the next slice; what is no UTF-8 anyway stays."""
+    for cut in range(1, min(_PARTIAL_CHARACTER_BYTES, len(data) - 1) + 1):
+        lead = data[-cut]
+        if lead >= 0xC0:  # noqa: PLR2004  # the first byte of a character of several
+            width = 2 + (lead >= 0xE0) + (lead >= 0xF0)  # noqa: PLR2004
+            return data[:-cut] if cut < width else data
+        if lead < 0x80:  # noqa: PLR2004  # ASCII
+            return data
+    return data
+
+
+class Runs:
+    """All runs of a spoke, below one directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def run(self, ref: AgentRef, attempt: int) -> Run:
+        """Return the run of an attempt, whether it is there or not; raises `TamperedRecord` for ids that are none."""
+        if not is_uuid7(ref.agent_id) or "/" in ref.tenant or ref.tenant.startswith("."):
+            raise TamperedRecord("the queue names an agent that cannot be")
+        return Run(self._root / ref.tenant / ref.agent_id / str(attempt))
+
+    def read_log(self, ref: AgentRef, attempt: int, offset: int, limit: int) -> LogSlice:
+        """Read at most `limit` bytes of the log of an attempt; empty where there is none."""
+        try:
+            descriptor = os.open(self.run(ref, attempt).directory / LOG, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return LogSlice(offset, b"", end=True)
+        with os.fdopen(descriptor, "rb") as log:
+            log.seek(offset)
+            data = log.read(limit)
+            return LogSlice(offset, data, end=offset + len(data) >= os.fstat(descriptor).st_size)

@@ -1,0 +1,138 @@
+"""The worker: claims agents while there is room, keeps their leases, hears of kills, takes over what others left.
+
+Owns no agent: those belong to their keepers and go on when the worker ends. Everything in the background lives in one
+task group. At its start it takes over at once what an earlier life of the same spoke held; later what has outlived
+its lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+from redis.asyncio import Redis
+
+from common.errors import Unavailable
+from spoke.agent_record import AgentRef
+from spoke.attendant import Attendant
+from spoke.held import Held
+from spoke.queue import LEASE_MS, Claim, Queue
+
+_log: Final = structlog.get_logger("worker")
+_POLL_S: Final = 1.0
+_RENEW_S: Final = LEASE_MS / 3000
+_RECLAIM_S: Final = LEASE_MS / 1000
+_UNAVAILABLE_PAUSE_S: Final = 0.5
+
+
+class Worker:
+    """One worker of a spoke. `node` names the directory it serves, `life` this process's turn at it."""
+
+    def __init__(
+        self, queue: Queue, attendant: Attendant, limits: Callable[[], Mapping[str, int]], *, node: str, life: str
+    ) -> None:
+        self._queue = queue
+        self._attendant = attendant
+        self._limits = limits
+        self._node = f"{node}:"
+        self._name = f"{node}:{life}"
+        self._held: dict[AgentRef, Held] = {}
+        self._wake = asyncio.Event()
+        self._renew_now = asyncio.Event()
+
+    async def run(self, listener: Redis) -> None:
+        """Work until cancelled; then give back what was not started and leave the rest running."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listen(listener))
+                group.create_task(self._renew_leases())
+                group.create_task(self._reclaim(group))
+                group.create_task(self._claim(group))
+        finally:
+            await self._give_back()
+
+    async def _give_back(self) -> None:
+        try:
+            for held in self._held.values():
+                await self._attendant.give_back(held)
+        except Unavailable as error:
+            _log.warning("worker.left_claims", reason=error.message)
+
+    async def _listen(self, listener: Redis) -> None:
+        while True:
+            try:
+                async for channel, message in self._queue.listen(listener):
+                    if channel == "wake":
+                        self._wake.set()
+                    elif channel == "kills" and AgentRef.parse(message) in self._held:
+                        self._renew_now.set()
+            except Unavailable as error:
+                await self._pause(error)
+
+    async def _claim(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            try:
+                while claim := await self._queue.claim(self._name, self._limits()):
+                    self._attend(group, claim, resumed=False)
+            except Unavailable as error:
+                await self._pause(error)
+            await _wait_until(self._wake, _POLL_S)
+
+    async def _reclaim(self, group: asyncio.TaskGroup) -> None:
+        former = self._node
+        while True:
+            try:
+                while claim := await self._queue.reclaim(self._name, former):
+                    self._attend(group, claim, resumed=True)
+                former = ""
+                await asyncio.sleep(_RECLAIM_S)
+            except Unavailable as error:
+                await self._pause(error)
+
+    def _attend(self, group: asyncio.TaskGroup, claim: Claim, *, resumed: bool) -> None:
+        held = Held(claim)
+        if former := self._held.get(held.ref):
+            # Our own lease ran out while this process stood still: the old attendant must not go on.
+            former.learn(False)
+        self._held[held.ref] = held
+        group.create_task(self._see(held, resumed=resumed))
+
+    async def _see(self, held: Held, *, resumed: bool) -> None:
+        try:
+            await self._attendant.attend(held, resumed=resumed)
+        except Exception:
+            # A defect must not take the other agents' attendants along; the lease runs out and the agent is taken over.
+            _log.exception("agent.attendant_failed", agent_id=held.ref.agent_id)
+        if self._held.get(held.ref) is held:
+            del self._held[held.ref]
+        self._wake.set()
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await _wait_until(self._renew_now, _RENEW_S)
+            held = list(self._held.values())
+            if not held:
+                continue
+            try:
+                answers = await self._queue.renew([each.claim for each in held])
+            except Unavailable as error:
+                await self._pause(error)
+                continue
+            for each, answer in zip(held, answers, strict=True):
+                each.learn(answer)
+
+    async def _pause(self, error: Unavailable) -> None:
+        _log.warning("worker.store_unavailable", reason=error.message)
+        await asyncio.sleep(_UNAVAILABLE_PAUSE_S)
+
+
+async def _wait_until(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for the event, or for the poll behind it; clears it."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        pass
+    event.clear()
