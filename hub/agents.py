@@ -76,6 +76,11 @@ class Agents:
         self._record = scripts["record"]
         self._list = scripts["list"]
 
+    async def check(self) -> None:
+        """Return when Valkey answers; raises `Unavailable`."""
+        with translated():
+            await self._client.exists(self._keys.events)
+
     async def find(self, agent_id: str) -> AgentRecord:
         """Return one agent; raises `NoSuchAgent`."""
         with translated():

@@ -1,6 +1,6 @@
 """The names of this hub's keys in Valkey: one prefix with one hash tag, so that every script stays on one node.
 
-What lies under them is described on top of `scripts/enqueue.lua`.
+What lies under them is described on top of `scripts/_keyspace.lua`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,3 @@ class Keyspace:
     def contact(self, tenant: str) -> str:
         """When a spoke was last heard of, and how delivery to it goes."""
         return f"{self.prefix}peer:{tenant}"
-
-    def replay(self, issuer: str, jti: str) -> str:
-        """The mark of an envelope that was accepted."""
-        return f"{self.prefix}replay:{issuer}:{jti}"

@@ -1,24 +1,10 @@
 -- Takes spawns into the outbox: agent record, outbox entry and event in one step, so that an id which was returned is
 -- never forgotten (fault rows 1, 2). Safe to run twice: an id with the same content is answered with what is there.
 --
--- KEYS[1]  p, the prefix of every key of this hub; it holds the hash tag
 -- ARGV     now (ms), limit of waiting commands per spoke, length of the event stream, count, and for each spawn:
 --          agent id, spoke, tenant, task id, agent type, content hash, command (JSON), deadline (ms, 0 for none)
 --
--- p sequence                 counter: the order of all commands
--- p outboxes                 set of tenants with something waiting
--- p outbox:<tenant>          sorted set: command id by sequence, ready to be sent
--- p deferred:<tenant>        sorted set: command id by the time (ms) before which it is not sent again
--- p deadlines                sorted set: command id by the time (ms) after which it is not sent any more
--- p cmd:<command id>         hash: kind, agent, tenant, json, sequence, attempts
--- p agent:<agent id>         hash: spoke tenant task type hash command created; status shown seq agent has_result;
---                            delivery attempts error; kill_id kill_state kill_error
--- p agents, p spoke:<spoke>, p shown:<what is shown>, p task:<task id>
---                            sorted sets with score 0: agent ids in lexical order, which is the order of time
--- p events                   stream: agent spoke task status seq delivery reason
---
 -- Returns for each spawn {outcome, what is shown}: created, same, conflict or queue_full.
-local p = KEYS[1]
 local now, limit, maxlen, count = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local rooms, results = {}, {}
 
@@ -31,11 +17,7 @@ end
 
 local function add(id, spoke, tenant, task, kind, hash, command, deadline)
   rooms[tenant] = room(tenant) - 1
-  local sequence = redis.call('INCR', p .. 'sequence')
-  redis.call('HSET', p .. 'cmd:' .. id, 'kind', 'spawn', 'agent', id, 'tenant', tenant, 'json', command,
-    'sequence', sequence, 'attempts', 0)
-  redis.call('ZADD', p .. 'outbox:' .. tenant, sequence, id)
-  redis.call('SADD', p .. 'outboxes', tenant)
+  put(id, 'spawn', id, tenant, command)
   if deadline ~= '0' then
     redis.call('ZADD', p .. 'deadlines', deadline, id)
   end
@@ -44,12 +26,12 @@ local function add(id, spoke, tenant, task, kind, hash, command, deadline)
 end
 
 local function index(id, spoke, task)
-  redis.call('HSET', p .. 'agent:' .. id, 'created', now, 'status', 'pending', 'shown', 'pending', 'seq', 0)
-  for _, name in ipairs({'agents', 'spoke:' .. spoke, 'shown:pending', 'task:' .. task}) do
+  redis.call('HSET', p .. 'agent:' .. id, 'created', now, 'status', 'pending', 'seq', 0)
+  for _, name in ipairs({'agents', 'spoke:' .. spoke, 'task:' .. task}) do
     redis.call('ZADD', p .. name, 0, id)
   end
-  redis.call('XADD', p .. 'events', 'MAXLEN', '~', maxlen, '*', 'agent', id, 'spoke', spoke, 'task', task,
-    'status', 'pending', 'seq', 0, 'delivery', 'pending', 'reason', '')
+  show(id, 'pending')
+  emit(id, maxlen, '')
 end
 
 for i = 0, count - 1 do

@@ -1,9 +1,8 @@
 -- Notes that an envelope was not answered: on its commands, which stay where they are, and on the spoke.
--- Run twice it counts one attempt too many and changes nothing else. The keyspace is described in enqueue.lua.
+-- Run twice it counts one attempt too many and changes nothing else.
 --
--- KEYS[1]  p, the prefix of every key of this hub
 -- ARGV     tenant, error (JSON), failures in a row, time of the next attempt (ms), and the command ids
-local p, tenant, err = KEYS[1], ARGV[1], ARGV[2]
+local tenant, err = ARGV[1], ARGV[2]
 redis.call('HSET', p .. 'peer:' .. tenant, 'failures', ARGV[3], 'next', ARGV[4], 'error', err)
 for i = 5, #ARGV do
   local known = redis.call('HMGET', p .. 'cmd:' .. ARGV[i], 'kind', 'agent')

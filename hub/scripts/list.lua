@@ -1,11 +1,10 @@
 -- Finds agents, newest first, by the smallest of the indexes that the filters name; the others are checked one by one,
--- as far as the budget goes. Reads only. The keyspace is described in enqueue.lua.
+-- as far as the budget goes. Reads only.
 --
--- KEYS[1]  p, the prefix of every key of this hub
 -- ARGV     spoke, what is shown, task id ('' for any), the id before which to begin ('' for the newest), limit, budget
 --
 -- Returns {agent ids, the id to go on from, or ''}.
-local p, cursor, limit, budget = KEYS[1], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local cursor, limit, budget = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local FIELDS = {'spoke', 'shown', 'task'}
 local wanted, smallest, size = {}, 'agents', math.huge
 for i, field in ipairs(FIELDS) do

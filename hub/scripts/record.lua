@@ -1,10 +1,6 @@
 -- Takes what a spoke says about its agents into the read model: the results of a REPLY, or the events of an EVENT with
--- its replay mark, all in one step. Safe to run twice. The keyspace is described in enqueue.lua; further:
+-- its replay mark, all in one step. Safe to run twice.
 --
--- p replay:<issuer>:<jti>    mark of an envelope that was accepted
--- p peer:<tenant>            hash: contact (ms), failures, next (ms), error
---
--- KEYS[1]  p, the prefix of every key of this hub
 -- ARGV     now (ms), tenant, spoke, length of the event stream, replay mark ('' for none), its life (ms), count, and for
 --          each item: command id ('' for an event), agent id, outcome (delivered, refused, retry, event), error (JSON),
 --          not before (ms), seq (0 when no AgentStatus came), status, task id, agent type, AgentStatus (JSON),
@@ -13,37 +9,11 @@
 -- Rules: a higher seq wins; at an equal seq a result is never replaced by none; a terminal state is final; an agent of
 -- another tenant is not touched (attack rows 33, 38); an unknown one is taken in (fault 31).
 -- Returns nothing when the mark was there already, else for each item: ok or foreign.
-local p = KEYS[1]
 local now, tenant, spoke, maxlen, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[7])
-local outbox, deferred, peer = p .. 'outbox:' .. tenant, p .. 'deferred:' .. tenant, p .. 'peer:' .. tenant
 local TERMINAL = {completed = true, failed = true, killed = true}
 
 if ARGV[5] ~= '' and not redis.call('SET', p .. 'replay:' .. ARGV[5], '1', 'NX', 'PX', ARGV[6]) then
   return false
-end
-
-local function show(id, shown)
-  local before = redis.call('HGET', p .. 'agent:' .. id, 'shown')
-  if before ~= shown then
-    if before then
-      redis.call('ZREM', p .. 'shown:' .. before, id)
-    end
-    redis.call('ZADD', p .. 'shown:' .. shown, 0, id)
-    redis.call('HSET', p .. 'agent:' .. id, 'shown', shown)
-  end
-end
-
-local function emit(id, reason)
-  local known = redis.call('HMGET', p .. 'agent:' .. id, 'spoke', 'task', 'shown', 'seq', 'delivery')
-  redis.call('XADD', p .. 'events', 'MAXLEN', '~', maxlen, '*', 'agent', id, 'spoke', known[1], 'task', known[2],
-    'status', known[3], 'seq', known[4], 'delivery', known[5], 'reason', reason)
-end
-
-local function drop(command)
-  redis.call('ZREM', outbox, command)
-  redis.call('ZREM', deferred, command)
-  redis.call('ZREM', p .. 'deadlines', command)
-  redis.call('DEL', p .. 'cmd:' .. command)
 end
 
 local function take_in(id, task, kind)
@@ -66,10 +36,10 @@ local function learn(id, seq, status, json, has_result, reason)
   end
   if known[4] ~= 'delivered' then
     redis.call('HSET', agent, 'delivery', 'delivered', 'error', '')
-    drop(id) -- the spawn's command id is the agent's id
+    drop(id, tenant) -- the spawn's command id is the agent's id
   end
   if newer then
-    emit(id, reason)
+    emit(id, maxlen, reason)
   end
 end
 
@@ -89,17 +59,17 @@ local function settle(command, outcome, err, not_before)
   redis.call('HSET', agent, fields[2], err)
   if outcome == 'retry' then
     redis.call('HINCRBY', p .. 'cmd:' .. command, 'attempts', 1)
-    redis.call('ZREM', outbox, command)
-    redis.call('ZADD', deferred, not_before, command)
+    redis.call('ZREM', p .. 'outbox:' .. tenant, command)
+    redis.call('ZADD', p .. 'deferred:' .. tenant, not_before, command)
     return
   end
   redis.call('HSET', agent, fields[1], outcome)
-  drop(command)
+  drop(command, tenant)
   if kind == 'spawn' and outcome == 'refused' then
     if redis.call('HGET', agent, 'seq') == '0' then
       show(id, 'refused')
     end
-    emit(id, cjson.decode(err).code)
+    emit(id, maxlen, cjson.decode(err).code)
   end
 end
 
@@ -123,8 +93,5 @@ for i = 0, count - 1 do
     results[#results + 1] = 'ok'
   end
 end
-redis.call('HSET', peer, 'contact', now, 'failures', 0, 'next', 0, 'error', '')
-if redis.call('ZCARD', outbox) == 0 and redis.call('ZCARD', deferred) == 0 then
-  redis.call('SREM', p .. 'outboxes', tenant)
-end
+redis.call('HSET', p .. 'peer:' .. tenant, 'contact', now, 'failures', 0, 'next', 0, 'error', '')
 return results

@@ -1,11 +1,10 @@
 -- Reads what is to be sent to one spoke next, in order. Takes nothing out: that is done when the answer is there
--- (record.lua), so a hub that dies in between sends again (fault rows 2, 3). The keyspace is described in enqueue.lua.
+-- (record.lua), so a hub that dies in between sends again (fault rows 2, 3).
 --
--- KEYS[1]  p, the prefix of every key of this hub
 -- ARGV     now (ms), tenant, at most so many commands, at most so many bytes of JSON
 --
 -- Returns {{command id, kind, agent id, JSON, attempts}..., time (ms) at which the next deferred one is due, or ''}.
-local p, now, tenant, count, bytes = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local now, tenant, count, bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local outbox, deferred = p .. 'outbox:' .. tenant, p .. 'deferred:' .. tenant
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', deferred, '-inf', now, 'LIMIT', 0, 1000)) do
   redis.call('ZREM', deferred, id)

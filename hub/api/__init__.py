@@ -1,0 +1,1 @@
+"""The admin's HTTP API (OPERATION): agents, events, peers, invites, and its OpenAPI document."""

@@ -1,0 +1,186 @@
+"""`/api/v1/agents`: spawn, list, look, kill, read logs."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from common import strict_json
+from common.errors import HubspokeError, Malformed, PeerError
+from common.http import JSON_TYPE, InvalidRequest, invalid_request, json_response, read_body, read_json
+from common.ids import is_uuid7
+from common.inbox import TrustSource
+from hub.agents import Agents, Filter, NoSuchAgent
+from hub.api.models import (
+    AgentPage,
+    AgentQuery,
+    AgentsQuery,
+    AgentView,
+    KillRequest,
+    KillView,
+    LogQuery,
+    LogView,
+    SpawnedView,
+    SpawnManyRequest,
+    SpawnManyView,
+    SpawnRequest,
+)
+from hub.api.route import Route, read_query
+from hub.peering import spoke_of_tenant
+from hub.queries import Queries
+from hub.spawning import Spawned, Spawning, Wish
+
+_ACCEPTED: Final = 202
+MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+
+
+class AllRefused(PeerError):
+    """Of many spawns in one request none was taken; `agents` says why for each."""
+
+    code = "all_refused"
+    http_status = 409
+
+
+class AgentsApi:
+    """Handlers about agents."""
+
+    def __init__(self, agents: Agents, spawning: Spawning, queries: Queries, trust: TrustSource) -> None:
+        self._agents = agents
+        self._spawning = spawning
+        self._queries = queries
+        self._trust = trust
+
+    def routes(self) -> list[Route]:
+        """Return the routes of agents."""
+        one = "/api/v1/agents/{id}"
+        return [
+            Route(
+                "POST",
+                "/api/v1/agents",
+                self.spawn,
+                "Start an agent, or many under `agents`; the ids are durable when this answers",
+                status=_ACCEPTED,
+                request=SpawnRequest,
+                response=SpawnedView,
+            ),
+            Route("GET", "/api/v1/agents", self.list, "List agents", query=AgentsQuery, response=AgentPage),
+            Route("GET", one, self.show, "Show one agent", query=AgentQuery, response=AgentView),
+            Route(
+                "POST",
+                f"{one}/kill",
+                self.kill,
+                "Stop an agent",
+                status=_ACCEPTED,
+                request=KillRequest,
+                response=KillView,
+            ),
+            Route("GET", f"{one}/logs", self.log, "Read an agent's log", query=LogQuery, response=LogView),
+        ]
+
+    async def spawn(self, request: web.Request) -> web.Response:
+        """Start one agent, or many."""
+        value = _parse(await read_body(request, JSON_TYPE, MAX_BODY_BYTES))
+        if isinstance(value, dict) and "agents" in value:
+            return await self._spawn_many(value)
+        (answer,) = await self._spawning.spawn([_read_wish(value)])
+        if isinstance(answer, HubspokeError):
+            raise answer
+        return json_response(_spawned(answer), _ACCEPTED)
+
+    async def _spawn_many(self, value: dict[str, Any]) -> web.Response:
+        try:
+            wishes = [_wish_or_error(item) for item in SpawnManyRequest.model_validate(value).agents]
+        except ValidationError as error:
+            raise invalid_request(error) from error
+        answers = iter(await self._spawning.spawn([wish for wish in wishes if isinstance(wish, Wish)]))
+        outcomes = [next(answers) if isinstance(wish, Wish) else wish for wish in wishes]
+        view = _many(outcomes)
+        if not view["accepted"]:
+            raise AllRefused("none of the agents was taken; see agents", extra=view)
+        return json_response(view, _ACCEPTED)
+
+    async def list(self, request: web.Request) -> web.Response:
+        """List agents, newest first."""
+        query = read_query(request, AgentsQuery)
+        wanted = Filter(query.spoke, query.status, query.task_id)
+        records, cursor = await self._agents.page(wanted, query.limit, query.cursor)
+        return json_response({"agents": [record.to_view() for record in records], "cursor": cursor or None})
+
+    async def show(self, request: web.Request) -> web.Response:
+        """Show one agent; with `live` the spoke is asked first."""
+        agent_id, query = _agent_id(request), read_query(request, AgentQuery)
+        record = await self._agents.find(agent_id)
+        if query.live and record.delivery["state"] == "delivered":
+            await self._queries.refresh(spoke_of_tenant(self._trust, record.spoke, record.tenant), agent_id)
+            record = await self._agents.find(agent_id)
+        return json_response(record.to_view())
+
+    async def kill(self, request: web.Request) -> web.Response:
+        """Take a kill into the outbox."""
+        agent_id = _agent_id(request)
+        wanted = await read_json(request, KillRequest) if request.can_read_body else KillRequest()
+        kill = await self._spawning.kill(agent_id, wanted.grace_s, wanted.reason)
+        answer = {"agentId": agent_id, "status": kill.shown, "commandId": kill.command_id or None}
+        return json_response(answer, _ACCEPTED)
+
+    async def log(self, request: web.Request) -> web.Response:
+        """Read a piece of the log from the spoke; an agent that no spoke has taken yet has an empty one."""
+        agent_id, query = _agent_id(request), read_query(request, LogQuery)
+        record = await self._agents.find(agent_id)
+        if record.delivery["state"] != "delivered":
+            waits = record.delivery["state"] == "pending"
+            return json_response({"offset": 0, "data": "", "nextOffset": 0, "eof": not waits})
+        peer = spoke_of_tenant(self._trust, record.spoke, record.tenant)
+        piece = await self._queries.log(peer, agent_id, query.offset, query.limit)
+        return json_response(piece.model_dump(by_alias=True))
+
+
+def _agent_id(request: web.Request) -> str:
+    agent_id = request.match_info["id"]
+    if not is_uuid7(agent_id):
+        raise NoSuchAgent("there is no such agent here; an agent's id is a UUIDv7 in lower case")
+    return agent_id
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return strict_json.parse(body)
+    except Malformed as error:
+        raise InvalidRequest(error.message) from error
+
+
+def _read_wish(value: Any) -> Wish:
+    try:
+        request = SpawnRequest.model_validate(value)
+    except ValidationError as error:
+        raise invalid_request(error) from error
+    return Wish(request.spoke, request, request.agent_id, request.deadline_s)
+
+
+def _wish_or_error(value: Any) -> Wish | HubspokeError:
+    try:
+        return _read_wish(value)
+    except InvalidRequest as error:
+        return error
+
+
+def _spawned(spawned: Spawned) -> dict[str, Any]:
+    return {"agentId": spawned.agent_id, "spoke": spawned.spoke, "status": spawned.status}
+
+
+def _many(outcomes: list[Spawned | HubspokeError]) -> dict[str, Any]:
+    refused = sum(isinstance(outcome, HubspokeError) for outcome in outcomes)
+    views = [{"index": index, **_outcome(outcome)} for index, outcome in enumerate(outcomes)]
+    return {"accepted": len(outcomes) - refused, "refused": refused, "agents": views}
+
+
+def _outcome(outcome: Spawned | HubspokeError) -> dict[str, Any]:
+    if isinstance(outcome, HubspokeError):
+        error = {"code": outcome.code, "detail": outcome.message, "retryable": outcome.retryable}
+        return {"error": error}
+    return _spawned(outcome)
+
+
+__all__ = ["AgentsApi", "AllRefused", "SpawnManyView"]

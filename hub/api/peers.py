@@ -1,0 +1,133 @@
+"""`/api/v1/peers` and `/api/v1/invites`: who may connect, and how delivery to them goes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+
+from common.http import json_response, read_json
+from common.ids import rfc3339
+from common.peers import ConnectionState, Peer
+from common.trust_store import TrustStore
+from hub.agents import Agents, Contact
+from hub.api.models import ApproveRequest, InviteRequest, InviteView, PeerList, PeerView
+from hub.api.route import Route
+from hub.inviting import Inviting
+from hub.peering import NoSuchSpoke
+
+_CREATED: Final = 201
+_log: Final = structlog.get_logger("peers")
+
+
+class PeersApi:
+    """Handlers about peers and invites; `heard` ends a spoke's backoff, `url` is how others reach this hub."""
+
+    def __init__(
+        self,
+        trust: TrustStore,
+        agents: Agents,
+        inviting: Inviting,
+        heard: Callable[[str], None],
+        url: Callable[[], str | None],
+    ) -> None:
+        self._trust = trust
+        self._agents = agents
+        self._inviting = inviting
+        self._heard = heard
+        self._url = url
+
+    def routes(self) -> list[Route]:
+        """Return the routes of peers and invites."""
+        one = "/api/v1/peers/{id}"
+        return [
+            Route("GET", "/api/v1/peers", self.list, "List peers", response=PeerList),
+            Route("GET", one, self.show, "Show one peer", response=PeerView),
+            Route(
+                "POST",
+                f"{one}/approve",
+                self.approve,
+                "Let a pending spoke in, naming the fingerprint that was compared",
+                request=ApproveRequest,
+                response=PeerView,
+            ),
+            Route("POST", f"{one}/suspend", self._to("suspended"), "Stop all traffic with a peer", response=PeerView),
+            Route(
+                "POST", f"{one}/resume", self._to("active"), "Take up traffic again, and try at once", response=PeerView
+            ),
+            Route("POST", f"{one}/revoke", self._to("revoked"), "End a connection for good", response=PeerView),
+            Route(
+                "POST",
+                "/api/v1/invites",
+                self.invite,
+                "Make an invite for one spoke",
+                status=_CREATED,
+                request=InviteRequest,
+                response=InviteView,
+            ),
+        ]
+
+    def _find(self, request: web.Request) -> Peer:
+        peer = self._trust.current().find(request.match_info["id"])
+        if peer is None:
+            raise NoSuchSpoke("there is no such peer here; see hub peer list")
+        return peer
+
+    async def _view(self, peer: Peer) -> dict[str, Any]:
+        return peer_view(peer, await self._agents.contact(peer.tenant))
+
+    async def list(self, _request: web.Request) -> web.Response:
+        """List peers, by id."""
+        return json_response({"peers": [await self._view(peer) for peer in self._trust.current().peers()]})
+
+    async def show(self, request: web.Request) -> web.Response:
+        """Show one peer."""
+        return json_response(await self._view(self._find(request)))
+
+    async def approve(self, request: web.Request) -> web.Response:
+        """Make a pending spoke active."""
+        wanted = await read_json(request, ApproveRequest)
+        return await self._changed(self._trust.approve(self._find(request).instance, wanted.fingerprint))
+
+    def _to(self, state: ConnectionState) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def change(request: web.Request) -> web.Response:
+            peer = self._find(request)
+            if state == "active" and peer.state == "pending":
+                # Only `approve` lets a spoke in, because it names the fingerprint.
+                raise NoSuchSpoke(f"{peer.instance} is pending: approve it with its fingerprint", code="peer_refused")
+            return await self._changed(self._trust.set_state(peer.instance, state))
+
+        return change
+
+    async def _changed(self, peer: Peer) -> web.Response:
+        _log.info("peer.changed", peer=peer.instance, state=peer.state)
+        self._heard(peer.tenant)
+        return json_response(await self._view(peer))
+
+    async def invite(self, request: web.Request) -> web.Response:
+        """Make an invite."""
+        wanted = await read_json(request, InviteRequest) if request.can_read_body else InviteRequest()
+        invite = self._inviting.invite(self._url(), wanted.ttl_s, wanted.labels)
+        answer = {"invite": invite.encode(), "id": invite.invite, "expiresAt": rfc3339(invite.exp * 1000)}
+        return json_response(answer, _CREATED)
+
+
+def peer_view(peer: Peer, contact: Contact | None) -> dict[str, Any]:
+    """Return the JSON object of a peer; without `contact` the node was not asked how delivery goes."""
+    known = contact or Contact(0, 0, 0, None, 0)
+    return {
+        "id": peer.instance,
+        "kind": peer.kind,
+        "state": peer.state,
+        "fingerprint": peer.current_key.fingerprint,
+        "url": peer.url,
+        "labels": dict(peer.labels),
+        "createdAt": rfc3339(peer.created_s * 1000),
+        "lastContactAt": rfc3339(known.last_contact_ms) if known.last_contact_ms else None,
+        "pending": known.pending,
+        "failures": known.failures,
+        "nextAttemptAt": rfc3339(known.next_attempt_ms) if known.next_attempt_ms else None,
+        "lastError": known.last_error,
+    }

@@ -1,0 +1,182 @@
+"""The hub's composition root: the only place that builds its adapters and ties their lifetimes together.
+
+The order of the `async with` blocks is the order of dependence: what is entered later may use what was entered before,
+and goes first when the node stops. What waits in the outbox stays there and is sent after the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Final
+
+import structlog
+from aiohttp import ClientSession, web
+from redis.asyncio import Redis
+
+from common.clock import SystemClock
+from common.configuration import EMBEDDED
+from common.connection import Node
+from common.directory import announced, exclusive
+from common.embedded_valkey import EmbeddedValkey
+from common.exchange import Exchange
+from common.http import json_response, listening, problems
+from common.inbox import Inbox
+from common.keyfiles import load_signing_key, load_token
+from common.keyring import SigningKey
+from common.post import PostTransport, open_session
+from common.scripts import ScriptSet
+from common.trust_store import TrustStore
+from common.valkey import check_durability, connect, connect_blocking
+from hub.agents import Agents
+from hub.api.agents import AgentsApi
+from hub.api.events import EventsApi
+from hub.api.openapi import build_openapi
+from hub.api.peers import PeersApi
+from hub.auth import require_token
+from hub.federation_routes import FederationRoutes
+from hub.feed import Feed
+from hub.intake import Intake
+from hub.inviting import Inviting
+from hub.joining import Joining
+from hub.keyspace import Keyspace
+from hub.metrics import Metrics
+from hub.operations import Operations
+from hub.outbox import Outbox
+from hub.queries import Queries
+from hub.requests import measured
+from hub.sender import Sender
+from hub.settings import HubDirectory, HubSettings
+from hub.spawning import Spawning
+
+_log: Final = structlog.get_logger("hub")
+_OPENAPI_PATH: Final = "/api/v1/openapi.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """One hub before it runs: its directory, settings, key and token, all read and checked."""
+
+    directory: HubDirectory
+    settings: HubSettings
+    key: SigningKey
+    token: str
+
+    @classmethod
+    def load(cls, directory: HubDirectory, settings: HubSettings) -> Hub:
+        """Read key and token; raises `KeyFileError`."""
+        key = load_signing_key(directory.key_file(settings.node.id))
+        return cls(directory, settings, key, load_token(directory.token_file))
+
+    @property
+    def me(self) -> Node:
+        """Who we are to the checks of every envelope."""
+        return Node(self.settings.node.id, "hub", self.settings.node.skew_s)
+
+    def open_trust(self) -> TrustStore:
+        """Open the trust store; close it when done."""
+        return TrustStore(self.directory.trust_file, self.settings.node.id, self.key.public)
+
+
+@dataclass(frozen=True, slots=True)
+class _Valkey:
+    """A client for calls, one for blocking reads, and the server when it is ours."""
+
+    client: Redis
+    blocking: Redis
+    server: EmbeddedValkey | None
+
+
+@asynccontextmanager
+async def _valkey(hub: Hub) -> AsyncIterator[_Valkey]:
+    """Yield clients of a server that keeps what it acknowledges."""
+    section = hub.settings.valkey
+    target = hub.directory.valkey_target(section)
+    async with AsyncExitStack() as stack:
+        embedded = section.url == EMBEDDED
+        server = await stack.enter_async_context(EmbeddedValkey(hub.directory.valkey)) if embedded else None
+        client = await stack.enter_async_context(connect(target))
+        blocking = await stack.enter_async_context(connect_blocking(target))
+        for shortfall in await check_durability(client, section.allow_data_loss):
+            _log.warning("valkey.may_lose_data", reason=shortfall)
+        yield _Valkey(client, blocking, server)
+
+
+class _Parts:
+    """Everything that a running hub is made of, built once its outside things are open."""
+
+    def __init__(self, hub: Hub, valkey: _Valkey, trust: TrustStore, session: ClientSession) -> None:
+        me, clock, metrics = hub.me, SystemClock(), Metrics()
+        self.url = hub.settings.node.url
+        keys, scripts = Keyspace(me.instance), ScriptSet("hub")
+        inbox = Inbox(me, trust)
+        exchange = Exchange(me, hub.key, inbox, PostTransport(session), clock)
+        agents = Agents(valkey.client, keys, scripts)
+        outbox = Outbox(valkey.client, keys, scripts, hub.settings.outbox.limit)
+        self.sender = Sender(outbox, agents, exchange, trust, clock, metrics)
+        self.feed = Feed(valkey.client, valkey.blocking, keys)
+        intake = Intake(me, inbox, agents, exchange, clock, metrics, self.sender.heard)
+        joining = Joining(me, hub.key, trust, agents, exchange, clock, self.sender.heard)
+        spawning = Spawning(trust, agents, outbox, self.sender, clock, metrics)
+        inviting = Inviting(me.instance, hub.key, trust, clock)
+        routes = [
+            *AgentsApi(agents, spawning, Queries(exchange, agents, clock), trust).routes(),
+            *EventsApi(self.feed).routes(),
+            *PeersApi(trust, agents, inviting, self.sender.heard, self._own_url).routes(),
+        ]
+        document = build_openapi(routes, version("hubspoke"))
+
+        async def show_openapi(_request: web.Request) -> web.Response:
+            return json_response(document)
+
+        self.app = web.Application(middlewares=[measured(metrics), problems, require_token(hub.token)])
+        self.app.add_routes(
+            [
+                *FederationRoutes(intake, joining, metrics, self._own_url).routes(),
+                *Operations(agents, trust, metrics).routes(),
+                *(route.to_aiohttp() for route in routes),
+                web.get(_OPENAPI_PATH, show_openapi),
+            ]
+        )
+        self.app.on_shutdown.append(self._stop_watchers)
+
+    def _own_url(self) -> str | None:
+        return self.url
+
+    async def _stop_watchers(self, _app: web.Application) -> None:
+        self.feed.close()
+
+
+async def _work(parts: _Parts, server: EmbeddedValkey | None, stop: asyncio.Event) -> None:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(parts.sender.run()), group.create_task(parts.feed.run())]
+        if server is not None:
+            tasks.append(group.create_task(server.keep_running(lambda line: _log.error("valkey.ended", reason=line))))
+        await stop.wait()
+        for task in tasks:
+            task.cancel()
+
+
+async def serve(hub: Hub, ready: Callable[[str], None]) -> None:
+    """Run until SIGTERM or SIGINT; calls `ready` with the URL once requests are taken."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(exclusive(hub.directory.path))
+        valkey = await stack.enter_async_context(_valkey(hub))
+        trust = stack.enter_context(closing(hub.open_trust()))
+        session = await stack.enter_async_context(open_session())
+        parts = _Parts(hub, valkey, trust, session)
+        url = await stack.enter_async_context(listening(parts.app, hub.settings.node.listen))
+        parts.url = parts.url or url
+        stack.enter_context(announced(hub.directory.path, url))
+        _log.info("node.ready", node=hub.me.instance, url=url)
+        ready(url)
+        await _work(parts, valkey.server, stop)
+        _log.info("node.stopping", node=hub.me.instance)

@@ -1,0 +1,56 @@
+"""`/healthz`, `/readyz`, `/metrics`: for whoever runs the node. Without a token on loopback only."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from aiohttp import web
+
+from common.errors import HubspokeError
+from common.http import json_response
+from common.inbox import TrustSource
+from hub.agents import Agents
+from hub.metrics import CONTENT_TYPE, Metrics
+
+UNAVAILABLE = 503
+
+
+class Operations:
+    """Handlers that say how the node is."""
+
+    def __init__(self, agents: Agents, trust: TrustSource, metrics: Metrics) -> None:
+        self._agents = agents
+        self._trust = trust
+        self._metrics = metrics
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes to add to the application."""
+        return [
+            web.get("/healthz", self.health),
+            web.get("/readyz", self.ready),
+            web.get("/metrics", self.show_metrics),
+        ]
+
+    async def health(self, _request: web.Request) -> web.Response:
+        """Say that the process answers."""
+        return json_response({"status": "ok"})
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        """Say whether the node can take work: its store and its trust answer."""
+        try:
+            await self._agents.check()
+            self._trust.current()
+        except HubspokeError as error:
+            return json_response({"status": "unavailable", "code": error.code, "detail": error.message}, UNAVAILABLE)
+        return json_response({"status": "ready"})
+
+    async def show_metrics(self, _request: web.Request) -> web.Response:
+        """Render the counters; what is a state and no count is read now."""
+        peers = self._trust.current().peers()
+        states = Counter(peer.state for peer in peers)
+        for state in ("pending", "active", "suspended", "revoked"):
+            self._metrics.peers.labels(state).set(states[state])
+        for peer in peers:
+            contact = await self._agents.contact(peer.tenant)
+            self._metrics.outbox_pending.labels(peer.instance).set(contact.pending)
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})

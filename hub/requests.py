@@ -1,0 +1,46 @@
+"""One canonical line and one measurement per request of the admin's side; the federation protocol logs its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from hub.metrics import Metrics
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+_API: Final = "/api/"
+_INTERNAL: Final = 500
+_log: Final = structlog.get_logger("api")
+
+
+def measured(metrics: Metrics) -> Middleware:
+    """Return the middleware; it stands outside the one that turns errors into problems, so it sees every status."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not request.path.startswith(_API):
+            return await handler(request)
+        started, status = time.monotonic(), _INTERNAL
+        try:
+            response = await handler(request)
+            status = response.status
+            return response
+        finally:
+            seconds = time.monotonic() - started
+            resource = request.match_info.route.resource
+            route = resource.canonical if resource else "none"
+            metrics.request_seconds.labels(f"{request.method} {route}").observe(seconds)
+            _log.info(
+                "request.answered",
+                method=request.method,
+                path=request.path,
+                status=status,
+                duration_ms=round(seconds * 1000, 1),
+            )
+
+    return middleware

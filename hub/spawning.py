@@ -1,0 +1,123 @@
+"""From a wish to a command in the outbox: checked here as far as a hub can, many at once, each with its own answer.
+
+The caller may choose the agent's id; the same id with the same content is the same agent, with other content it is
+`conflict`. Whether the spoke's policy allows it is the spoke's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from common import strict_json
+from common.branch import check_branch
+from common.clock import Clock
+from common.commands import Kill, Spawn, SpawnFields, content_hash
+from common.envelope import check_fits
+from common.errors import CommandRefused, HubspokeError
+from common.inbox import TrustSource
+from common.repository import parse_repository
+from hub.agents import Agents, NoSuchAgent
+from hub.metrics import Metrics
+from hub.outbox import Enqueued, EnqueuedKill, NewAgent, Outbox, QueueFull
+from hub.peering import active_spoke, spoke_of_tenant
+from hub.sender import Sender
+
+_RETRY_AFTER_S: Final = 5
+_SPAWN_FIELDS: Final = set(SpawnFields.model_fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """An agent that somebody wants; `deadline_s` counts from now, None for none."""
+
+    spoke: str
+    fields: SpawnFields
+    agent_id: str | None = None
+    deadline_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """An agent in the read model, and what is shown of it."""
+
+    agent_id: str
+    spoke: str
+    status: str
+
+
+class Spawning:
+    """Takes spawns and kills into the outbox and wakes the sender."""
+
+    def __init__(
+        self, trust: TrustSource, agents: Agents, outbox: Outbox, sender: Sender, clock: Clock, metrics: Metrics
+    ) -> None:
+        self._trust = trust
+        self._agents = agents
+        self._outbox = outbox
+        self._sender = sender
+        self._clock = clock
+        self._metrics = metrics
+
+    async def spawn(self, wishes: Sequence[Wish]) -> list[Spawned | HubspokeError]:
+        """Return an agent or an error for each wish, in order; what is an agent is durable. Raises `Unavailable`."""
+        planned = [self._plan_or_error(wish) for wish in wishes]
+        agents = [plan for plan in planned if isinstance(plan, NewAgent)]
+        enqueued = iter(await self._outbox.enqueue(agents, self._clock.now_ms()) if agents else [])
+        answers = [self._answer(plan, next(enqueued)) if isinstance(plan, NewAgent) else plan for plan in planned]
+        for tenant in {agent.tenant for agent in agents}:
+            self._sender.wake(tenant)
+        return answers
+
+    def _plan_or_error(self, wish: Wish) -> NewAgent | HubspokeError:
+        try:
+            return self._plan(wish)
+        except HubspokeError as error:
+            self._metrics.commands_enqueued.labels(error.code).inc()
+            return error
+
+    def _plan(self, wish: Wish) -> NewAgent:
+        peer = active_spoke(self._trust, wish.spoke)
+        parse_repository(wish.fields.context.repository)
+        check_branch(wish.fields.context.branch)
+        agent_id = wish.agent_id or self._clock.new_id()
+        members = wish.fields.model_dump(by_alias=True, include=_SPAWN_FIELDS)
+        spawn = Spawn.model_validate({"id": agent_id, "command": "spawn", **members})
+        command = strict_json.encode(spawn.model_dump(by_alias=True))
+        check_fits(command)
+        deadline_ms = 0 if wish.deadline_s is None else self._clock.now_ms() + wish.deadline_s * 1000
+        return NewAgent(
+            agent_id=agent_id,
+            spoke=peer.instance,
+            tenant=peer.tenant,
+            task_id=spawn.task_id,
+            agent_type=spawn.agent_type,
+            content_hash=content_hash(spawn),
+            command=command,
+            deadline_ms=deadline_ms,
+        )
+
+    def _answer(self, new: NewAgent, enqueued: Enqueued) -> Spawned | HubspokeError:
+        self._metrics.commands_enqueued.labels(enqueued.outcome).inc()
+        if enqueued.outcome == "conflict":
+            return CommandRefused("conflict", f"agent {new.agent_id} exists with other content; choose another id")
+        if enqueued.outcome == "queue_full":
+            return QueueFull(f"too many commands wait for {new.spoke}; try again later", retry_after_s=_RETRY_AFTER_S)
+        return Spawned(new.agent_id, new.spoke, enqueued.shown)
+
+    async def kill(self, agent_id: str, grace_s: int, reason: str | None) -> EnqueuedKill:
+        """Take a kill; raises `NoSuchAgent`, `ConnectionInactive`, `Unavailable`."""
+        record = await self._agents.find(agent_id)
+        command_id = self._clock.new_id()
+        spoke_of_tenant(self._trust, record.spoke, record.tenant)
+        given = {} if reason is None else {"reason": reason}
+        kill = Kill.model_validate(
+            {"id": command_id, "command": "kill", "agentId": agent_id, "graceS": grace_s, **given}
+        )
+        command = strict_json.encode(kill.model_dump(by_alias=True, exclude_none=True))
+        enqueued = await self._outbox.enqueue_kill(agent_id, command_id, command)
+        if enqueued.outcome == "not_found":
+            raise NoSuchAgent(f"there is no agent {agent_id} here; see hub list")
+        self._sender.wake(record.tenant)
+        return enqueued
