@@ -80,5 +80,5 @@ ci: ## what continuous integration runs, in an environment of its own
 	.ci/run
 
 clean: ## remove what was built; keys and state stay
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find hub spoke common tests -name __pycache__ -type d -prune -exec rm -rf {} +
