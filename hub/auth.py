@@ -6,19 +6,16 @@ protocol, which brings its own signatures, is open; what says how the node is, i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from common.http import check_bearer, is_from_loopback
 
 _FEDERATION: Final = "/federation/v1/"
 _OPERATIONS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _FORWARDED: Final = ("Forwarded", "X-Forwarded-For")
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 
 def _is_open(request: web.Request) -> bool:

@@ -1,0 +1,32 @@
+"""The `hub` command. Commands are imported when they are used, so that `hub --help` comes at once.
+
+Exit codes: 0 done, 1 refused or failed (one line on stderr with the code), 2 usage, 3 cannot reach the node, 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+_COMMANDS: Final = {
+    "init": ("hub.cli.node:init", "Set up a hub: configuration, key, admin token."),
+    "serve": ("hub.cli.node:serve", "Run the hub until SIGTERM."),
+    "invite": ("hub.cli.peers:invite", "Make a one-time invite for a spoke."),
+    "peer": ("hub.cli.peers:peer", "Spokes: add, list, show, approve, suspend, resume, revoke."),
+    "keys": ("hub.cli.node:keys", "This hub's own key."),
+    "spawn": ("hub.cli.spawn:spawn", "Start an agent on a spoke."),
+    "status": ("hub.cli.agents:status", "Show one agent."),
+    "list": ("hub.cli.agents:list_agents", "List agents, newest first."),
+    "kill": ("hub.cli.agents:kill", "Stop an agent."),
+    "logs": ("hub.cli.agents:logs", "Print an agent's log."),
+    "wait": ("hub.cli.agents:wait", "Wait until an agent has ended; exit by the outcome."),
+    "doctor": ("hub.cli.doctor:doctor", "Check keys, clock, Valkey and spokes; say how to mend each."),
+}
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    from hub.cli.frame import run
+
+    sys.exit(run(_COMMANDS))

@@ -1,0 +1,174 @@
+"""`hub status`, `list`, `kill`, `logs`, `wait`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hub.cli.frame import node_options
+from hub.cli.output import invocation, print_facts, print_json, print_table, show_text, show_time
+
+
+@click.command()
+@click.argument("agent_id", metavar="AGENT")
+@click.option("--live", is_flag=True, help="Ask the spoke first.")
+@node_options
+def status(agent_id: str, live: bool) -> None:
+    """Show one agent."""
+    from hub.cli.local import ask, client
+
+    async def find() -> dict[str, Any]:
+        async with client() as hub:
+            return await hub.agent(agent_id, live=live)
+
+    print_agent(ask(find()))
+
+
+@click.command()
+@click.option("--spoke", default="", help="Only agents of this spoke.")
+@click.option("--status", default="", help="Only agents in this state; also pending, refused, expired.")
+@click.option("--task", "task_id", default="", help="Only agents of this task.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000), help="At most so many.")
+@click.option("--cursor", default="", help="Where the page before ended.")
+@node_options
+def list_agents(**query: Any) -> None:
+    """List agents, newest first."""
+    from hub.cli.local import ask, client
+    from hub.client import shown
+
+    async def find() -> dict[str, Any]:
+        async with client() as hub:
+            wanted = {**query, "taskId": query["task_id"]}
+            return await hub.agents({name: wanted[name] for name in wanted if wanted[name] and name != "task_id"})
+
+    page = ask(find())
+    if invocation().as_json:
+        print_json(page)
+        return
+    rows = [
+        [
+            agent["agentId"],
+            show_text(agent["spoke"]),
+            show_text(agent["taskId"]),
+            agent["agentType"],
+            shown(agent),
+            show_text(agent["reason"]),
+            show_time(agent["createdAt"]),
+        ]
+        for agent in page["agents"]
+    ]
+    print_table(["AGENT", "SPOKE", "TASK", "TYPE", "STATUS", "REASON", "CREATED"], rows)
+    if page["cursor"]:
+        click.echo(f"more: --cursor {page['cursor']}", err=True)
+
+
+@click.command()
+@click.argument("agent_id", metavar="AGENT")
+@click.option("--grace", "grace_s", type=click.IntRange(0, 300), help="Seconds between SIGTERM and SIGKILL.")
+@click.option("--reason", help="Why, for the agent's record.")
+@node_options
+def kill(agent_id: str, grace_s: int | None, reason: str | None) -> None:
+    """Stop an agent; an agent that has ended is left as it is."""
+    from hub.cli.local import ask, client
+
+    async def stop() -> dict[str, Any]:
+        async with client() as hub:
+            return await hub.kill(agent_id, grace_s=grace_s, reason=reason)
+
+    answer = ask(stop())
+    if invocation().as_json:
+        print_json(answer)
+    elif answer["commandId"] is None:
+        click.echo(f"{agent_id} has ended before: {show_text(answer['status'])}")
+    else:
+        click.echo(f"{agent_id} will be stopped; see hub wait {agent_id}")
+
+
+@click.command()
+@click.argument("agent_id", metavar="AGENT")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the agent has ended.")
+@click.option("--raw", is_flag=True, help="Control characters as they are; only for a file or a program you trust.")
+@node_options
+def logs(agent_id: str, follow: bool, raw: bool) -> None:
+    """Print an agent's log."""
+    from hub.cli.following import print_log
+    from hub.cli.local import ask, client
+
+    async def read() -> None:
+        async with client() as hub:
+            await print_log(hub, agent_id, follow=follow, raw=raw)
+
+    ask(read())
+
+
+@click.command()
+@click.argument("agent_id", metavar="AGENT")
+@node_options
+def wait(agent_id: str) -> None:
+    """Wait until an agent has ended; exit 0 when it completed, else 1."""
+    from hub.cli.following import wait_for
+    from hub.cli.local import ask, client
+
+    async def follow() -> dict[str, Any]:
+        async with client() as hub:
+            return await wait_for(hub, agent_id)
+
+    finish(ask(follow()))
+
+
+def finish(agent: dict[str, Any]) -> None:
+    """Print an agent that has ended, and raise `AgentEnded` unless it completed."""
+    from hub.cli.following import check_completed
+
+    print_agent(agent)
+    check_completed(agent)
+
+
+def print_agent(agent: dict[str, Any]) -> None:
+    """Print one agent."""
+    if invocation().as_json:
+        print_json(agent)
+        return
+    facts = _facts(agent)
+    print_facts({name: value for name, value in facts.items() if value != "-"})
+    _print_result(agent["result"])
+
+
+def _facts(agent: dict[str, Any]) -> dict[str, str]:
+    from hub.client import shown
+
+    context, delivery, kill_state = agent["context"] or {}, agent["delivery"], agent["kill"]
+    error = delivery["lastError"]
+    place = agent["queue"] and f"position {agent['queue']['position']}, waiting for {agent['queue']['waitingFor']}"
+    return {
+        "agent": agent["agentId"],
+        "status": shown(agent),
+        "reason": show_text(agent["reason"]),
+        "spoke": show_text(agent["spoke"]),
+        "task": show_text(agent["taskId"]),
+        "type": agent["agentType"],
+        "repository": show_text(context.get("repository")),
+        "branch": show_text(context.get("branch")),
+        "attempt": show_text(agent["attempt"] or None),
+        "queue": show_text(place),
+        "created": show_time(agent["createdAt"]),
+        "started": show_time(agent["startedAt"]),
+        "finished": show_time(agent["finishedAt"]),
+        "exit code": show_text(agent["exitCode"]),
+        "signal": show_text(agent["signal"]),
+        "delivery": f"{delivery['state']}, {delivery['attempts']} attempts",
+        "last error": "-" if error is None else show_text(f"{error['code']}: {error['detail']}"),
+        "kill": "-" if kill_state is None else kill_state["state"],
+    }
+
+
+def _print_result(result: dict[str, Any] | None) -> None:
+    from common.logs import escape
+
+    if not result:
+        return
+    for commit in result.get("commits") or []:
+        click.echo(f"commit      {show_text(commit.get('sha'))}  {show_text(commit.get('subject'))}")
+    if summary := result.get("summary"):
+        click.echo("\n" + "\n".join(map(escape, str(summary).splitlines())))

@@ -1,0 +1,66 @@
+"""The hub's own files, and the way to the running node, for the commands that need them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from common.configuration import default_directory
+from common.directory import announced_url
+from common.http import parse_listen
+from common.keyfiles import load_token
+from hub.app import Hub
+from hub.cli.output import invocation
+from hub.client import HubClient
+from hub.settings import HubDirectory, load
+
+T = TypeVar("T")
+
+
+def directory() -> HubDirectory:
+    """Return the hub's directory, as `--dir`, `HUB_DIR` or the default say."""
+    return HubDirectory(invocation().directory or default_directory("hub"))
+
+
+def load_hub() -> Hub:
+    """Read the hub's settings, key and token; raises `ConfigError`, `KeyFileError`."""
+    place = directory()
+    return Hub.load(place, load(place))
+
+
+@contextmanager
+def open_trust(hub: Hub) -> Iterator[Any]:
+    """Open the trust store, also beside a running node, which sees every change at once."""
+    trust = hub.open_trust()
+    try:
+        yield trust
+    finally:
+        trust.close()
+
+
+def node_url(place: HubDirectory) -> str:
+    """Return where the node answers on this machine."""
+    if announced := announced_url(place.path):
+        return _reachable(announced)
+    host, port = parse_listen(load(place).node.listen)
+    return _reachable(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+
+def _reachable(url: str) -> str:
+    parts = urlsplit(url)
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # compared with, not bound to
+    return f"http://{anywhere[parts.hostname]}:{parts.port}" if parts.hostname in anywhere else url
+
+
+def client() -> HubClient:
+    """Return a client of the node; raises `ConfigError`, `KeyFileError`."""
+    place = directory()
+    return HubClient(node_url(place), load_token(place.token_file))
+
+
+def ask(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run one command's conversation with the node."""
+    return asyncio.run(coroutine)

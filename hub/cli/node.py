@@ -1,0 +1,69 @@
+"""`hub init`, `hub serve`, `hub keys`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from hub.cli.frame import node_options
+from hub.cli.output import invocation, print_facts, print_json
+
+
+@click.command()
+@click.argument("instance", metavar="ID")
+@click.option("--listen", metavar="HOST:PORT", default="127.0.0.1:8700", show_default=True, help="Where to listen.")
+@click.option("--url", metavar="URL", help="How spokes reach this hub; default: http:// and the address above.")
+@node_options
+def init(instance: str, listen: str, url: str | None) -> None:
+    """Set up a hub named ID: configuration, key, admin token."""
+    from hub.cli.local import directory
+    from hub.setup import set_up
+
+    place = directory()
+    key = set_up(place, instance, listen, url)
+    if invocation().as_json:
+        print_json({"id": instance, "fingerprint": key.fingerprint, "dir": str(place.path)})
+        return
+    facts = {"hub": instance, "fingerprint": key.fingerprint, "directory": str(place.path)}
+    print_facts(facts)
+    click.echo("\nNext: hub serve, and hub invite for the first spoke.")
+
+
+@click.command()
+@node_options
+def serve() -> None:
+    """Run the hub until SIGTERM; prints one line when it is ready."""
+    from common.logs import configure
+    from hub.app import serve as run_hub
+    from hub.cli.local import load_hub
+
+    as_json = invocation().as_json
+
+    def ready(url: str) -> None:
+        if as_json:
+            print_json({"event": "ready", "url": url})
+        else:
+            click.echo(f"ready {url}")
+
+    configure()
+    asyncio.run(run_hub(load_hub(), ready))
+
+
+@click.group()
+def keys() -> None:
+    """This hub's own key."""
+
+
+@keys.command()
+@node_options
+def show() -> None:
+    """Show the fingerprint that spokes' operators compare, and the public key."""
+    from hub.cli.local import load_hub
+
+    hub = load_hub()
+    key = hub.key.public
+    if invocation().as_json:
+        print_json({"id": hub.me.instance, "kid": key.kid, "fingerprint": key.fingerprint, "jwk": key.to_jwk()})
+    else:
+        print_facts({"hub": hub.me.instance, "fingerprint": key.fingerprint, "x": key.to_jwk()["x"]})

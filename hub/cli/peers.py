@@ -1,0 +1,222 @@
+"""`hub peer` and `hub invite`: on the trust store itself, so also when the node is down."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from hub.cli.frame import node_options
+from hub.cli.output import invocation, print_facts, print_json, print_table, show_text, show_time
+
+_DURATION: Final = re.compile(r"(?P<count>[1-9][0-9]{0,5})(?P<unit>[smhd])\Z")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LABEL: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}=[^\x00-\x1f\x7f]{0,256}\Z")
+
+
+def _parse_ttl(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
+    form = _DURATION.match(text)
+    if form is None:
+        raise click.BadParameter("write a number and s, m, h or d, such as 24h")
+    return int(form["count"]) * _SECONDS[form["unit"]]
+
+
+def _parse_labels(_context: click.Context, _parameter: click.Parameter, labels: tuple[str, ...]) -> dict[str, str]:
+    if any(not _LABEL.match(label) for label in labels):
+        raise click.BadParameter("write NAME=VALUE")
+    return dict(label.split("=", 1) for label in labels)
+
+
+@click.command()
+@click.option("--ttl", default="24h", show_default=True, callback=_parse_ttl, help="How long it is good: 90s, 24h, 7d.")
+@click.option("--label", "labels", metavar="K=V", multiple=True, callback=_parse_labels, help="A label for the spoke.")
+@node_options
+def invite(ttl: int, labels: dict[str, str]) -> None:
+    """Print one invite string; give it to one spoke's operator, it works once."""
+    from common.clock import SystemClock
+    from common.directory import announced_url
+    from common.ids import rfc3339
+    from hub.cli.local import load_hub, open_trust
+    from hub.inviting import Inviting
+
+    hub = load_hub()
+    url = hub.settings.node.url or announced_url(hub.directory.path)
+    with open_trust(hub) as trust:
+        made = Inviting(hub.me.instance, hub.key, trust, SystemClock()).invite(url, ttl, labels)
+    if invocation().as_json:
+        print_json({"invite": made.encode(), "id": made.invite, "expiresAt": rfc3339(made.exp * 1000)})
+    else:
+        click.echo(made.encode())
+
+
+@click.group()
+def peer() -> None:
+    """Spokes: who may connect."""
+
+
+@peer.command()
+@click.argument("instance", metavar="ID")
+@click.option("--key", "key_file", metavar="FILE", required=True, type=click.Path(path_type=Path), help="PEM or JWK.")
+@click.option("--url", metavar="URL", help="How this hub reaches the spoke.")
+@node_options
+def add(instance: str, key_file: Path, url: str | None) -> None:
+    """Register a spoke as active, with a public key that came another way."""
+    from common.clock import SystemClock
+    from common.configuration import ConfigError
+    from common.ids import is_instance_id
+    from common.keyfiles import read_public_key
+    from common.peer_url import check_peer_url
+    from common.trust_store import NewPeer
+    from hub.cli.local import load_hub, open_trust
+
+    if not is_instance_id(instance):
+        raise ConfigError("an id has 1 to 63 of a-z, 0-9, '.', '-', and begins and ends with a letter or a digit")
+    new = NewPeer(instance, "spoke", read_public_key(key_file), url and check_peer_url(url), {})
+    with open_trust(load_hub()) as trust:
+        added = trust.add(new, "active", SystemClock().now_ms() // 1000)
+    _print_peer(_plain(added))
+
+
+@peer.command(name="list")
+@node_options
+def list_peers() -> None:
+    """List all spokes; how delivery goes is only known while the node runs."""
+    from hub.cli.local import load_hub, open_trust
+
+    with open_trust(load_hub()) as trust:
+        views = [_plain(found) for found in trust.current().peers()]
+    running = _from_node()
+    merged = [running.get(view["id"], view) for view in views]
+    if invocation().as_json:
+        print_json(merged)
+        return
+    rows = [
+        [
+            view["id"],
+            view["state"],
+            view["fingerprint"],
+            show_text(view["url"]),
+            show_time(view["lastContactAt"]),
+            str(view["pending"]) if running else "-",
+        ]
+        for view in merged
+    ]
+    print_table(["SPOKE", "STATE", "FINGERPRINT", "URL", "LAST CONTACT", "WAITING"], rows)
+
+
+@peer.command()
+@click.argument("instance", metavar="ID")
+@node_options
+def show(instance: str) -> None:
+    """Show one spoke: state, fingerprint, last contact, retry state."""
+    from hub.cli.local import load_hub, open_trust
+
+    with open_trust(load_hub()) as trust:
+        view = _plain(trust.find(instance))
+    _print_peer(_from_node().get(instance, view))
+
+
+@peer.command()
+@click.argument("instance", metavar="ID")
+@click.argument("fingerprint", metavar="FINGERPRINT")
+@node_options
+def approve(instance: str, fingerprint: str) -> None:
+    """Let a pending spoke in: FINGERPRINT is what its operator read to you."""
+    from hub.cli.local import load_hub, open_trust
+
+    with open_trust(load_hub()) as trust:
+        view = _plain(trust.approve(instance, fingerprint))
+    _print_peer(view)
+
+
+@peer.command()
+@click.argument("instance", metavar="ID")
+@node_options
+def suspend(instance: str) -> None:
+    """Stop all traffic with a spoke; what waits for it goes on waiting."""
+    _change(instance, "suspended")
+
+
+@peer.command()
+@click.argument("instance", metavar="ID")
+@node_options
+def resume(instance: str) -> None:
+    """Take up traffic again, and try to deliver at once."""
+    from common.errors import HubspokeError
+    from hub.cli.local import ask
+
+    _change(instance, "active")
+    # The node sees the new state by itself; asked, it also ends the backoff of a spoke that was active all along.
+    with suppress(HubspokeError):
+        ask(_resume_at_node(instance))
+
+
+async def _resume_at_node(instance: str) -> None:
+    from hub.cli.local import client
+
+    async with client() as hub:
+        await hub.change_peer(instance, "resume")
+
+
+@peer.command()
+@click.argument("instance", metavar="ID")
+@node_options
+def revoke(instance: str) -> None:
+    """End a connection for good; joining again is a new one that inherits nothing."""
+    _change(instance, "revoked")
+
+
+def _change(instance: str, state: Any) -> None:
+    from common.peers import PeerRefused
+    from hub.cli.local import load_hub, open_trust
+
+    with open_trust(load_hub()) as trust:
+        if state == "active" and trust.find(instance).state == "pending":
+            raise PeerRefused(f"{instance} is pending: hub peer approve {instance} FINGERPRINT")
+        view = _plain(trust.set_state(instance, state))
+    _print_peer(view)
+
+
+def _plain(found: Any) -> dict[str, Any]:
+    from hub.api.peers import peer_view
+
+    return peer_view(found, None)
+
+
+def _from_node() -> dict[str, dict[str, Any]]:
+    """Return what the running node says of each spoke; nothing when it is down."""
+    from common.errors import HubspokeError
+    from hub.cli.local import ask, client
+
+    async def peers() -> list[dict[str, Any]]:
+        async with client() as hub:
+            return await hub.peers()
+
+    try:
+        return {view["id"]: view for view in ask(peers())}
+    except HubspokeError:
+        return {}
+
+
+def _print_peer(view: dict[str, Any]) -> None:
+    if invocation().as_json:
+        print_json(view)
+        return
+    error = view["lastError"]
+    print_facts(
+        {
+            "spoke": view["id"],
+            "state": view["state"],
+            "fingerprint": view["fingerprint"],
+            "url": show_text(view["url"]),
+            "labels": show_text(", ".join(f"{name}={value}" for name, value in view["labels"].items())),
+            "since": show_time(view["createdAt"]),
+            "last contact": show_time(view["lastContactAt"]),
+            "waiting": str(view["pending"]),
+            "retry": "-" if not view["failures"] else f"{view['failures']} failed, {show_time(view['nextAttemptAt'])}",
+            "last error": "-" if error is None else show_text(f"{error['code']}: {error['detail']}"),
+        }
+    )

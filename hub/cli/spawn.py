@@ -1,0 +1,77 @@
+"""`hub spawn`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hub.cli.frame import node_options
+from hub.cli.output import invocation, print_json
+
+
+@click.command()
+@click.argument("spoke", metavar="SPOKE")
+@click.option("--type", "agent_type", type=click.Choice(["worker", "reviewer", "tester"]), default="worker",
+              show_default=True, help="What kind of agent.")  # fmt: skip
+@click.option("--repo", required=True, help="https://, ssh:// or user@host:path.")
+@click.option("--branch", default="main", show_default=True, help="Where the agent begins.")
+@click.option("--item", "items", metavar="TEXT", multiple=True, required=True, help="What to do; may be repeated.")
+@click.option("--skill", "skills", metavar="S", multiple=True, help="A skill the agent gets; may be repeated.")
+@click.option("--task", metavar="ID", help="Your name for the task; default: the agent's id.")
+@click.option("--priority", type=click.IntRange(1, 10), default=5, show_default=True, help="1 is first.")
+@click.option("--timeout-s", type=click.IntRange(1, 86_400), default=3600, show_default=True, help="For one attempt.")
+@click.option("--max-attempts", type=click.IntRange(1, 10), default=3, show_default=True,
+              help="Starts after faults of the infrastructure.")  # fmt: skip
+@click.option("--deadline-s", type=click.IntRange(min=1), help="Give up if the spoke has not answered by then.")
+@click.option("--agent-id", metavar="UUID", help="Choose the id; the same request again is then harmless.")
+@click.option("--wait", is_flag=True, help="Show progress until the end; exit by the outcome.")
+@click.option("--follow", is_flag=True, help="Print the log until the end; exit by the outcome.")
+@node_options
+def spawn(wait: bool, follow: bool, **options: Any) -> None:
+    """Start an agent on SPOKE; prints its id as soon as it cannot be lost any more."""
+    from hub.cli.agents import finish
+    from hub.cli.local import ask
+
+    ended = ask(_spawn(_request(options), wait=wait, follow=follow))
+    if ended is not None:
+        finish(ended)
+
+
+def _request(options: dict[str, Any]) -> dict[str, Any]:
+    from common.clock import SystemClock
+
+    agent_id = options["agent_id"] or SystemClock().new_id()
+    context = {
+        "repository": options["repo"],
+        "branch": options["branch"],
+        "workItems": list(options["items"]),
+        "skills": list(options["skills"]),
+    }
+    request = {
+        "agentId": agent_id,
+        "spoke": options["spoke"],
+        "taskId": options["task"] or agent_id,
+        "agentType": options["agent_type"],
+        "context": context,
+        "priority": options["priority"],
+        "timeoutS": options["timeout_s"],
+        "maxAttempts": options["max_attempts"],
+        "deadlineS": options["deadline_s"],
+    }
+    return {name: value for name, value in request.items() if value is not None}
+
+
+async def _spawn(request: dict[str, Any], *, wait: bool, follow: bool) -> dict[str, Any] | None:
+    from hub.cli.following import wait_and_follow, wait_for
+    from hub.cli.local import client
+
+    async with client() as hub:
+        answer = await hub.spawn(request)
+        if invocation().as_json:
+            print_json(answer)
+        else:
+            click.echo(answer["agentId"])
+        if follow:
+            return await wait_and_follow(hub, answer["agentId"])
+        return await wait_for(hub, answer["agentId"]) if wait else None

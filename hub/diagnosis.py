@@ -1,0 +1,117 @@
+"""What `hub doctor` looks at: files, node, Valkey, and every active spoke's key and clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from aiohttp import ClientSession
+
+from common.clock import SystemClock
+from common.configuration import EMBEDDED
+from common.directory import announced_url
+from common.embedded_valkey import find_binary
+from common.envelope import ANYONE, EnvelopeType
+from common.errors import HubspokeError
+from common.introduction import introduce
+from common.logs import escape
+from common.peer_url import check_peer_url, is_loopback
+from common.peers import Peer
+from common.post import fetch, open_session
+from common.valkey import check_durability, connect
+from hub.app import Hub
+from hub.settings import HubDirectory, load
+
+_CLOCK_LIMIT_S: Final = 10
+_ANY_SKEW_S: Final = 10 * 365 * 86_400
+IDENTITY_PATH: Final = "/federation/v1/identity"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check; `detail` says what is wrong and how to mend it."""
+
+    check: str
+    ok: bool
+    detail: str
+
+    def to_view(self) -> dict[str, Any]:
+        """Return the JSON object."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """Return one line for people."""
+        return f"{'ok   ' if self.ok else 'WRONG'}  {self.check:<14}  {escape(self.detail)}"
+
+
+async def diagnose(directory: HubDirectory) -> list[Finding]:
+    """Return the findings; what depends on files that cannot be read is left out."""
+    try:
+        hub = Hub.load(directory, load(directory))
+    except HubspokeError as error:
+        return [Finding("files", False, error.message)]
+    fingerprint = hub.key.public.fingerprint
+    findings = [Finding("files", True, f"configuration, key ({fingerprint}) and token in {directory.path}")]
+    findings.append(await _checked("valkey", lambda: _check_valkey(hub)))
+    findings.append(_check_url(hub))
+    findings += [finding async for finding in _check_spokes(hub)]
+    return findings
+
+
+async def _checked(check: str, look: Callable[[], Awaitable[str]]) -> Finding:
+    try:
+        return Finding(check, True, await look())
+    except HubspokeError as error:
+        return Finding(check, False, error.message)
+
+
+async def _check_valkey(hub: Hub) -> str:
+    section = hub.settings.valkey
+    if section.url == EMBEDDED and announced_url(hub.directory.path) is None:
+        return f"embedded, started by hub serve; the node does not run now ({find_binary().name} is there)"
+    async with connect(hub.directory.valkey_target(section)) as client:
+        shortfalls = await check_durability(client, section.allow_data_loss)
+    return f"may lose data, which was allowed: {'; '.join(shortfalls)}" if shortfalls else "keeps what it acknowledges"
+
+
+def _check_url(hub: Hub) -> Finding:
+    url = hub.settings.node.url or announced_url(hub.directory.path)
+    if url is None:
+        return Finding("url", False, "nobody knows how to reach this hub: set [node] url in hub.toml")
+    if not url.startswith("https://") and not is_loopback(url):
+        detail = f"{url} carries the admin token in the clear: put TLS in front and set [node] url to https://"
+        return Finding("url", False, detail)
+    return Finding("url", True, url)
+
+
+async def _check_spokes(hub: Hub) -> AsyncIterator[Finding]:
+    with closing(hub.open_trust()) as trust:
+        spokes = [peer for peer in trust.current().peers() if peer.state == "active"]
+    async with open_session() as session:
+        for peer in spokes:
+            yield await _checked(f"spoke {peer.instance}", _Look(session, peer))
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Fetches a spoke's identity and compares key and clock."""
+
+    session: ClientSession
+    peer: Peer
+
+    async def __call__(self) -> str:
+        if self.peer.url is None:
+            return "has no URL: it dials in by itself"
+        raw = await fetch(self.session, "GET", check_peer_url(self.peer.url) + IDENTITY_PATH)
+        now_s = SystemClock().now_ms() / 1000
+        said = introduce(raw, EnvelopeType.IDENTITY, audience=ANYONE, now_s=now_s, skew_s=_ANY_SKEW_S)
+        if (said.instance, said.key) != (self.peer.instance, self.peer.current_key):
+            raise HubspokeError(
+                f"{self.peer.url} answers as {said.instance} with {said.key.fingerprint}; join it again"
+            )
+        skew_s = round(said.claims.iat - now_s)
+        if abs(skew_s) > _CLOCK_LIMIT_S:
+            raise HubspokeError(f"its clock differs from ours by {skew_s} s: run a time service on both machines")
+        return f"answers at {self.peer.url} with the right key, clock within {_CLOCK_LIMIT_S} s"
