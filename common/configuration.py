@@ -137,7 +137,8 @@ def load_settings(model: type[SomeSettings], path: Path, command: str) -> SomeSe
         raise ConfigError(f"there is no {path}; run {command} init first, or name the directory with --dir")
     prefix = f"{command.upper()}_"
     _check_environment(prefix, frozenset(model.model_fields), os.environ)
-    located = type(model.__name__, (model,), {"model_config": SettingsConfigDict(toml_file=path, env_prefix=prefix)})
+    place = SettingsConfigDict(toml_file=path, env_prefix=prefix)
+    located: type[SomeSettings] = type(model.__name__, (model,), {"model_config": place})
     try:
         return located()
     except ValidationError as error:
@@ -147,7 +148,7 @@ def load_settings(model: type[SomeSettings], path: Path, command: str) -> SomeSe
 
 
 def write_settings(path: Path, node: Mapping[str, str | None], further: str) -> None:
-    """Write a fresh file with a `[node]` table and the text of further tables; raises `ConfigError` when there is one."""
+    """Write a fresh file: a `[node]` table and the text of further tables; raises `ConfigError` when there is one."""
     # A JSON string is a TOML string.
     lines = [f"{name} = {json.dumps(value)}" for name, value in node.items() if value is not None]
     try:

@@ -100,11 +100,11 @@ class Attendant:
     async def _launch(self, held: Held, run: Run) -> None:
         spawn = self._commands.prove(held.claim.record, held.claim.raw)
         workspace = await self._unless_killed(held, self._prepare(held, spawn))
-        spec = await asyncio.to_thread(self._launcher.prepare, run, workspace, spawn)
+        spec = await asyncio.to_thread(self._launcher.prepare, run, workspace, spawn, held.claim.record.attempt)
         await self._pass_fence(held)
         held.starting = True
         await self._supervisor.start(run.directory, spec)
-        _log.info("agent.started", profile=self._launcher.profile_name(spawn), task_id=spawn.task_id)
+        _log.info("agent.started", profile=self._launcher.profile(spawn).name, task_id=spawn.task_id)
 
     async def _adopt(self, held: Held, run: Run) -> bool:
         """Look what a former worker left of the agent; False when it was queued again or failed."""

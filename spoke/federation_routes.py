@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
@@ -14,7 +14,6 @@ from common.errors import BadSignature, HubspokeError
 from common.exchange import Exchange
 from common.http import ENVELOPE_TYPE, read_body
 from common.inbox import Inbox
-from common.introduction import identity_claim
 from common.keyring import SigningKey
 from spoke.router import Router
 
@@ -26,21 +25,21 @@ class FederationRoutes:
 
     def __init__(
         self,
-        instance: str,
-        url: str | None,
+        identity: dict[str, Any],
         key: SigningKey,
         inbox: Inbox,
         router: Router,
         exchange: Exchange,
         clock: Clock,
+        refused: Callable[[str], None],
     ) -> None:
-        self._identity = identity_claim(instance, "spoke", url, (key.public,))
+        self._identity = identity
         self._key = key
         self._inbox = inbox
         self._router = router
         self._exchange = exchange
         self._clock = clock
-        self.refused: Callable[[str], None] = lambda _code: None
+        self._refused = refused
 
     def routes(self) -> list[web.RouteDef]:
         """Return the route table."""
@@ -57,7 +56,7 @@ class FederationRoutes:
         except HubspokeError as error:
             reason = error.reason if isinstance(error, BadSignature) else error.message
             _log.warning("envelope.refused", code=error.code, reason=reason, remote=request.remote)
-            self.refused(error.code)
+            self._refused(error.code)
             raise
         return web.Response(body=reply, content_type=ENVELOPE_TYPE)
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import generate_latest
 from pydantic import Field
 
 from common.commands import DEFAULT_GRACE_S, MAX_REASON
@@ -30,6 +28,7 @@ from common.ids import is_uuid7
 from common.wire import StrictModel
 from spoke.agent_record import AgentRecord, AgentRef
 from spoke.local_spawn import LocalSpawner, LocalSpawnRequest
+from spoke.metrics import CONTENT_TYPE, Metrics
 from spoke.queue import KillStep, Queue
 from spoke.runs import Runs
 
@@ -90,14 +89,12 @@ def _integer(query: Mapping[str, str], name: str, default: int, most: int) -> in
 class LocalApi:
     """The routes for this machine."""
 
-    def __init__(
-        self, access: Access, spawner: LocalSpawner, queue: Queue, runs: Runs, registry: CollectorRegistry
-    ) -> None:
+    def __init__(self, access: Access, spawner: LocalSpawner, queue: Queue, runs: Runs, metrics: Metrics) -> None:
         self._access = access
         self._spawner = spawner
         self._queue = queue
         self._runs = runs
-        self._registry = registry
+        self._metrics = metrics
 
     def routes(self) -> list[web.RouteDef]:
         """Return the route table."""
@@ -112,7 +109,7 @@ class LocalApi:
             ("POST", "/queue/pause", self._pause),
             ("GET", "/healthz", self._health),
             ("GET", "/readyz", self._ready),
-            ("GET", "/metrics", self._metrics),
+            ("GET", "/metrics", self._show_metrics),
         ]
         return [web.route(method, path, self._guarded(handler)) for method, path, handler in table]
 
@@ -184,5 +181,5 @@ class LocalApi:
         await self._queue.load()
         return json_response({"status": "ready"})
 
-    async def _metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": "text/plain; version=0.0.4"})
+    async def _show_metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(body=await self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})

@@ -7,17 +7,19 @@ then nobody knows whether the script ran, and all of them may be run again.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
 from redis.asyncio import Redis
 
 from common.commands import Spawn, content_hash
 from common.connection import DEFAULT_SKEW_S
 from common.envelope import MAX_LIFETIME_S
-from common.errors import EnvelopeRejected, RateLimited
+from common.errors import EnvelopeRejected, RateLimited, Unavailable
 from common.scripts import ScriptSet
 from common.valkey import translated
 from spoke.agent_record import AgentRecord, AgentRef, read_record
@@ -28,6 +30,10 @@ TOMBSTONE_MS: Final = 24 * 3600 * 1000
 _STRIDE: Final = 9
 _DAY_MS: Final = 24 * 3600 * 1000
 _EVENTS_AT_ONCE: Final = 1000
+_LISTEN_PAUSE_S: Final = 0.5
+_CHANNELS: Final = ("wake", "kills", "changes")
+"""What the scripts say there: something can be claimed; "TENANT AGENT" is to be killed; TENANT has events."""
+_log: Final = structlog.get_logger("queue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +169,6 @@ class Queue:
         self._bounds = bounds
         self._scripts = ScriptSet("spoke")
 
-    @property
-    def wake_channels(self) -> tuple[str, str, str]:
-        """The channels on which the scripts say: there is something to claim, to kill, to tell a peer."""
-        return (f"{self._prefix}wake", f"{self._prefix}kills", f"{self._prefix}changes")
-
     async def _run(self, script: str, *arguments: str | bytes | int) -> Any:
         return await self._scripts[script](self._client, [], [self._prefix, *arguments])
 
@@ -295,11 +296,23 @@ class Queue:
             with translated():
                 await self._client.xdel(f"{self._prefix}events:{tenant}", *entries)
 
-    async def listen(self, blocking_client: Redis) -> AsyncIterator[tuple[str, str]]:
-        """Yield (`wake`|`kills`|`changes`, message) as the scripts publish them, on a client of its own."""
-        async with blocking_client.pubsub() as pubsub:
+    async def messages(self, listener: Redis) -> AsyncIterator[tuple[str, str]]:
+        """Yield (`wake`|`kills`|`changes`, message) as the scripts publish them, for ever, on a client without deadline.
+
+        Messages are hints: while Valkey is away they are lost, and whoever waits for one polls behind it.
+        """
+        while True:
+            try:
+                async for channel, message in self._subscription(listener):
+                    yield channel, message
+            except Unavailable as error:
+                _log.warning("queue.not_listening", reason=error.message)
+                await asyncio.sleep(_LISTEN_PAUSE_S)
+
+    async def _subscription(self, listener: Redis) -> AsyncIterator[tuple[str, str]]:
+        async with listener.pubsub() as pubsub:
             with translated():
-                await pubsub.subscribe(*self.wake_channels)
+                await pubsub.subscribe(*(self._prefix + channel for channel in _CHANNELS))
             while True:
                 with translated():
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=None)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
-from redis.asyncio import Redis
 
 from common.errors import Unavailable
 from spoke.agent_record import AgentRef
@@ -42,11 +41,10 @@ class Worker:
         self._wake = asyncio.Event()
         self._renew_now = asyncio.Event()
 
-    async def run(self, listener: Redis) -> None:
+    async def run(self) -> None:
         """Work until cancelled; then give back what was not started and leave the rest running."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._listen(listener))
                 group.create_task(self._renew_leases())
                 group.create_task(self._reclaim(group))
                 group.create_task(self._claim(group))
@@ -60,16 +58,12 @@ class Worker:
         except Unavailable as error:
             _log.warning("worker.left_claims", reason=error.message)
 
-    async def _listen(self, listener: Redis) -> None:
-        while True:
-            try:
-                async for channel, message in self._queue.listen(listener):
-                    if channel == "wake":
-                        self._wake.set()
-                    elif channel == "kills" and AgentRef.parse(message) in self._held:
-                        self._renew_now.set()
-            except Unavailable as error:
-                await self._pause(error)
+    def heard(self, channel: str, message: str) -> None:
+        """Take a message of the scripts: there is something to claim, or an agent is to be killed."""
+        if channel == "wake":
+            self._wake.set()
+        elif channel == "kills" and AgentRef.parse(message) in self._held:
+            self._renew_now.set()
 
     async def _claim(self, group: asyncio.TaskGroup) -> None:
         while True:

@@ -1,0 +1,194 @@
+"""The spoke's composition root: the only place that builds its adapters and ties their lifetimes together.
+
+The order of the `async with` blocks is the order of dependence: what is entered later may use what was entered
+before, and goes first when the node stops. Agents are in no block: they belong to their keepers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+from redis.asyncio import Redis
+
+from common.clock import SystemClock
+from common.configuration import EMBEDDED
+from common.connection import Node
+from common.directory import announced, exclusive
+from common.embedded_valkey import EmbeddedValkey
+from common.exchange import Exchange
+from common.http import listening, problems
+from common.ids import uuid7_time_ms
+from common.inbox import Inbox
+from common.introduction import identity_claim
+from common.keyfiles import load_signing_key, load_token
+from common.keyring import SigningKey
+from common.peers import LOCAL_TENANT, Peer
+from common.post import PostTransport, open_session
+from common.trust_store import TrustStore
+from common.valkey import check_durability, connect, connect_blocking
+from spoke.attendant import Attendant
+from spoke.events import Courier
+from spoke.federation_routes import FederationRoutes
+from spoke.git import Git
+from spoke.launching import Launcher
+from spoke.local_api import Access, LocalApi
+from spoke.local_spawn import LocalSpawner
+from spoke.metrics import Metrics
+from spoke.policy import LOCAL_POLICY, Policy
+from spoke.queue import Bounds, Queue
+from spoke.router import Router
+from spoke.runs import Runs
+from spoke.settings import SpokeDirectory, SpokeSettings
+from spoke.stored_command import StoredCommands
+from spoke.supervision.supervisor import Supervisor
+from spoke.worker import Worker
+from spoke.workspace import Workspaces
+
+_log: Final = structlog.get_logger("spoke")
+_DAY_MS: Final = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Spoke:
+    """One spoke before it runs: its directory, settings, key and token, all read and checked."""
+
+    directory: SpokeDirectory
+    settings: SpokeSettings
+    key: SigningKey
+    token: str
+
+    @classmethod
+    def load(cls, directory: SpokeDirectory, settings: SpokeSettings) -> Spoke:
+        """Read key and token; raises `KeyFileError`."""
+        key = load_signing_key(directory.key_file(settings.node.id))
+        return cls(directory, settings, key, load_token(directory.token_file))
+
+    @property
+    def me(self) -> Node:
+        """Who we are to the checks of every envelope."""
+        return Node(self.settings.node.id, "spoke", self.settings.node.skew_s)
+
+    @property
+    def bounds(self) -> Bounds:
+        """The limits of the queue."""
+        limits = self.settings.limits
+        return Bounds(limits.agents, limits.queue, limits.retention_days, self.settings.node.skew_s)
+
+    def policy_of(self, peer: Peer) -> Policy:
+        """Return the peer's own policy, or the one for all."""
+        return self.settings.policy if peer.policy is None else Policy.model_validate(dict(peer.policy))
+
+    def open_trust(self) -> TrustStore:
+        """Open the trust store; close it when done."""
+        return TrustStore(self.directory.trust_file, self.settings.node.id, self.key.public)
+
+
+@asynccontextmanager
+async def _valkey(spoke: Spoke) -> AsyncIterator[tuple[Redis, Redis]]:
+    """Yield a client for calls and one for listening, on a server that keeps what it acknowledges."""
+    section = spoke.settings.valkey
+    target = spoke.directory.valkey_target(section)
+    async with AsyncExitStack() as stack:
+        if section.url == EMBEDDED:
+            await stack.enter_async_context(EmbeddedValkey(spoke.directory.valkey))
+        client = await stack.enter_async_context(connect(target))
+        listener = await stack.enter_async_context(connect_blocking(target))
+        for shortfall in await check_durability(client, section.allow_data_loss):
+            _log.warning("valkey.may_lose_data", reason=shortfall)
+        yield client, listener
+
+
+class _Parts:
+    """Everything that a running spoke is made of, built once its outside things are open."""
+
+    def __init__(
+        self, spoke: Spoke, client: Redis, trust: TrustStore, transport: PostTransport, sup: Supervisor
+    ) -> None:
+        settings, directory, me = spoke.settings, spoke.directory, spoke.me
+        clock = SystemClock()
+        self._spoke = spoke
+        self._trust = trust
+        self.queue = Queue(client, me.instance, spoke.bounds)
+        inbox = Inbox(me, trust)
+        exchange = Exchange(me, spoke.key, inbox, transport, clock)
+        runs = Runs(directory.runs)
+        commands = StoredCommands(me.instance, spoke.key.public, trust.current)
+        workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)))
+        launcher = Launcher(settings.agents, os.environ, settings.limits.log_mib)
+        attendant = Attendant(self.queue, commands, workspaces, sup, runs, launcher, clock)
+        life = clock.new_id()
+        self.worker = Worker(self.queue, attendant, self._limits, node=_name(directory.path), life=life)
+        self.courier = Courier(self.queue, exchange, trust.current)
+        router = Router(self.queue, runs, exchange, spoke.policy_of, self._oldest_ms, uuid7_time_ms)
+        metrics = Metrics(self.queue)
+        identity = identity_claim(me.instance, me.kind, settings.node.url, (spoke.key.public,))
+        federation = FederationRoutes(identity, spoke.key, inbox, router, exchange, clock, metrics.refused)
+        spawner = LocalSpawner(me.instance, spoke.key, self.queue, exchange, clock)
+        local = LocalApi(Access(spoke.token, settings.local.remote), spawner, self.queue, runs, metrics)
+        self.app = web.Application(middlewares=[problems])
+        self.app.add_routes([*federation.routes(), *local.routes()])
+
+    def _limits(self) -> Mapping[str, int]:
+        """Return whose agents may start now and how many at once: a peer that is not active starts none."""
+        active = (peer for peer in self._trust.current().peers() if peer.state == "active" and peer.kind == "hub")
+        limits = {peer.tenant: self._spoke.policy_of(peer).agents for peer in active}
+        return {**limits, LOCAL_TENANT: LOCAL_POLICY.agents}
+
+    def _oldest_ms(self) -> int:
+        return SystemClock().now_ms() - self._spoke.settings.limits.retention_days * _DAY_MS
+
+
+def _name(directory: Path) -> str:
+    """Name the directory for leases: its inode number, which a copy of the directory does not share."""
+    return f"{os.uname().nodename}-{directory.stat().st_ino}"
+
+
+async def _listen(parts: _Parts, listener: Redis) -> None:
+    """Pass what the scripts publish on to those who wait for it."""
+    async for channel, message in parts.queue.messages(listener):
+        if channel == "changes":
+            parts.courier.changed(message)
+        else:
+            parts.worker.heard(channel, message)
+
+
+async def _work(parts: _Parts, listener: Redis, stop: asyncio.Event) -> None:
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(_listen(parts, listener)),
+            group.create_task(parts.worker.run()),
+            group.create_task(parts.courier.run()),
+        ]
+        await stop.wait()
+        for task in tasks:
+            task.cancel()
+
+
+async def serve(spoke: Spoke, ready: Callable[[str], None]) -> None:
+    """Run until SIGTERM or SIGINT; calls `ready` with the URL once envelopes are taken. Agents go on running."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(exclusive(spoke.directory.path))
+        client, listener = await stack.enter_async_context(_valkey(spoke))
+        trust = stack.enter_context(closing(spoke.open_trust()))
+        session = await stack.enter_async_context(open_session())
+        supervisor = await stack.enter_async_context(Supervisor())
+        parts = _Parts(spoke, client, trust, PostTransport(session), supervisor)
+        url = await stack.enter_async_context(listening(parts.app, spoke.settings.node.listen))
+        stack.enter_context(announced(spoke.directory.path, url))
+        _log.info("node.ready", node=spoke.me.instance, url=url)
+        ready(url)
+        await _work(parts, listener, stop)
+        _log.info("node.stopping", node=spoke.me.instance)

@@ -1,0 +1,7 @@
+"""The command `spoke`. Each group of commands is a module of its own, imported when it is used: start-up time is felt."""
+
+from __future__ import annotations
+
+from spoke.cli.root import main
+
+__all__ = ["main"]

@@ -1,0 +1,116 @@
+"""`spoke agent` and `spoke queue`: what runs and waits on this machine, asked of the running node."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any, Final
+
+import click
+
+from common.command_line import relative_time
+from common.commands import DEFAULT_GRACE_S
+from spoke.cli.context import SpokeContext, facts
+
+_FOLLOW_PAUSE_S: Final = 0.5
+_LOG_LIMIT: Final = 262_144
+
+
+def _ago(text: str | None) -> str | None:
+    return None if text is None else relative_time(datetime.fromisoformat(text).timestamp(), time.time())
+
+
+@click.group()
+def agent() -> None:
+    """The agents on this machine, whoever asked for them."""
+
+
+@agent.command("list")
+@click.option("--limit", default=50, show_default=True, help="How many of the newest.")
+@facts
+def list_agents(context: SpokeContext, limit: int) -> None:
+    """List the newest agents."""
+    rows = context.call("GET", "/agents", query={"limit": str(limit)})["agents"]
+    context.out.table(
+        rows,
+        {
+            "AGENT": lambda row: row["agentId"],
+            "TASK": lambda row: row["taskId"],
+            "TYPE": lambda row: row["agentType"],
+            "STATUS": lambda row: row["status"],
+            "REASON": lambda row: row["reason"],
+            "QUEUED": lambda row: _ago(row["queuedAt"]),
+            "PEER": lambda row: row["peer"],
+        },
+    )
+
+
+def _path(agent_id: str, what: str) -> str:
+    from common.errors import LocalError
+    from common.ids import is_uuid7
+
+    if not is_uuid7(agent_id):
+        raise LocalError("an agent's id is a UUIDv7 in lower case; see: spoke agent list", code="invalid")
+    return f"/agents/{agent_id}/{what}"
+
+
+def _query(peer: str | None) -> dict[str, str]:
+    return {} if peer is None else {"peer": peer}
+
+
+_peer_option: Final = click.option("--peer", help="Whose agent, where two peers used the same id.")
+
+
+@agent.command("show")
+@click.argument("agent_id", metavar="AGENT")
+@_peer_option
+@facts
+def show_agent(context: SpokeContext, agent_id: str, peer: str | None) -> None:
+    """Print one agent's status, result and receipt."""
+    context.out.facts(context.call("GET", _path(agent_id, "status"), query=_query(peer)))
+
+
+@agent.command("kill")
+@click.argument("agent_id", metavar="AGENT")
+@click.option("--grace", default=DEFAULT_GRACE_S, show_default=True, help="Seconds between SIGTERM and SIGKILL.")
+@click.option("--reason", help="A word to whoever asked for the agent.")
+@_peer_option
+@facts
+def kill_agent(context: SpokeContext, agent_id: str, grace: int, reason: str | None, peer: str | None) -> None:
+    """Stop an agent, whoever asked for it."""
+    body = {"graceS": grace} | ({} if reason is None else {"reason": reason})
+    context.out.facts(context.call("POST", _path(agent_id, "kill"), query=_query(peer), body=body))
+
+
+@agent.command("logs")
+@click.argument("agent_id", metavar="AGENT")
+@click.option("-f", "--follow", is_flag=True, help="Wait for more until the agent has ended.")
+@_peer_option
+@facts
+def agent_logs(context: SpokeContext, agent_id: str, follow: bool, peer: str | None) -> None:
+    """Print what an agent wrote."""
+    path, offset = _path(agent_id, "logs"), 0
+    while True:
+        query = {"offset": str(offset), "limit": str(_LOG_LIMIT), **_query(peer)}
+        piece: dict[str, Any] = context.call("GET", path, query=query)
+        click.echo(_visible(piece["data"]), nl=False)
+        advanced = piece["nextOffset"] > offset
+        offset = piece["nextOffset"]
+        if piece["eof"] or not (advanced or follow):
+            return
+        if not advanced:
+            time.sleep(_FOLLOW_PAUSE_S)
+
+
+def _visible(text: str) -> str:
+    """Escape what an agent may not do to a terminal; lines and tabs stay (attack row 56)."""
+    from common.logs import escape
+
+    return "".join(char if char in "\n\t" else escape(char) for char in text)
+
+
+@click.command()
+@facts
+def queue(context: SpokeContext) -> None:
+    """Print how many agents wait and how many are being started or run."""
+    context.out.facts(context.call("GET", "/queue"))

@@ -1,0 +1,65 @@
+"""What every command of `spoke` starts from: the directory, its settings, its trust store, the running node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from common.command_line import Output
+from common.configuration import default_directory
+from common.directory import announced_url
+from common.keyfiles import load_signing_key, load_token
+from common.trust_store import TrustStore
+from spoke.client import LocalClient
+from spoke.settings import SpokeDirectory, SpokeSettings, load
+
+
+class SpokeContext:
+    """The spoke that a command is about."""
+
+    def __init__(self, directory: Path | None, output: Output) -> None:
+        self.directory = SpokeDirectory((directory or default_directory("spoke")).absolute())
+        self.out = output
+
+    def settings(self) -> SpokeSettings:
+        """Read the configuration; raises `ConfigError`."""
+        return load(self.directory)
+
+    @contextmanager
+    def trust(self, settings: SpokeSettings) -> Iterator[TrustStore]:
+        """Open the trust store, with the node running or not."""
+        key = load_signing_key(self.directory.key_file(settings.node.id))
+        with closing(TrustStore(self.directory.trust_file, settings.node.id, key.public)) as store:
+            yield store
+
+    def call(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None
+    ) -> dict[str, Any]:
+        """Ask the running node; raises `Unreachable`, `Refused`."""
+        settings = self.settings()
+        url = announced_url(self.directory.path) or f"http://{settings.node.listen}"
+        client = LocalClient(url, load_token(self.directory.token_file))
+        return asyncio.run(client.call(method, path, query=query, body=body))
+
+
+def _context(as_json: bool) -> SpokeContext:
+    shared = click.get_current_context().find_root().obj
+    return SpokeContext(shared["directory"], Output(json=as_json or shared["json"]))
+
+
+def facts(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its `SpokeContext` and a `--json` of its own, so that the option may stand at the end too."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
+    def with_context(as_json: bool, **arguments: Any) -> None:
+        command(_context(as_json), **arguments)
+
+    with_context.__doc__ = command.__doc__
+    inherited = getattr(command, "__click_params__", [])
+    with_context.__click_params__ += inherited  # type: ignore[attr-defined]  # where click keeps them
+    return with_context

@@ -1,0 +1,89 @@
+"""`spoke init`, `serve`, `drain` and `keys`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Final
+
+import click
+
+from common.errors import LocalError
+from common.ids import is_instance_id
+from spoke.cli.context import SpokeContext, facts
+
+_DEFAULT_LISTEN: Final = "127.0.0.1:8701"
+
+
+@click.command()
+@click.argument("instance", metavar="ID")
+@click.option("--listen", default=_DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT", help="Where to listen.")
+@click.option("--url", help="How hubs reach this spoke; leave it out behind NAT.")
+@facts
+def init(context: SpokeContext, instance: str, listen: str, url: str | None) -> None:
+    """Set up a spoke in DIR: configuration, key, token. Prints the fingerprint."""
+    from common.configuration import write_settings
+    from common.http import parse_listen
+    from common.keyfiles import create_signing_key, create_token
+    from common.peer_url import check_peer_url
+    from spoke.settings import FRESH_TABLES
+
+    if not is_instance_id(instance):
+        raise LocalError(
+            "an id has 1 to 63 of a-z, 0-9, '.' and '-', and begins and ends with one of a-z, 0-9", code="id"
+        )
+    parse_listen(listen)
+    checked_url = None if url is None else check_peer_url(url)
+    directory = context.directory
+    write_settings(directory.settings_file, {"id": instance, "listen": listen, "url": checked_url}, FRESH_TABLES)
+    key = create_signing_key(directory.key_file(instance))
+    create_token(directory.token_file)
+    context.out.facts(
+        {"id": instance, "fingerprint": key.public.fingerprint, "directory": str(directory.path), "listen": listen}
+    )
+
+
+@click.command()
+@facts
+def serve(context: SpokeContext) -> None:
+    """Run the spoke until SIGTERM. Prints one line, `ready URL`, when it takes envelopes."""
+    from common.logs import configure
+    from spoke.app import Spoke
+    from spoke.app import serve as run
+
+    configure()
+    node = Spoke.load(context.directory, context.settings())
+
+    def ready(url: str) -> None:
+        click.echo(json.dumps({"event": "ready", "url": url}) if context.out.json else f"ready {url}")
+
+    asyncio.run(run(node, ready))
+
+
+@click.command()
+@click.option("--off", is_flag=True, help="Take new agents again.")
+@facts
+def drain(context: SpokeContext, off: bool) -> None:
+    """Take no new agents: spawns are refused with `draining`, what runs goes on to its end."""
+    load = context.call("POST", "/queue/drain", body={"on": not off})
+    context.out.facts({"draining": not off, **load})
+
+
+@click.group()
+def keys() -> None:
+    """This spoke's key."""
+
+
+@keys.command("show")
+@facts
+def show_keys(context: SpokeContext) -> None:
+    """Print the key id and the fingerprint that the other side compares, and the public key as JWK."""
+    from common.keyfiles import load_signing_key
+
+    settings = context.settings()
+    path = context.directory.key_file(settings.node.id)
+    public = load_signing_key(path).public
+    jwk = public.to_jwk() if context.out.json else json.dumps(public.to_jwk())
+    context.out.facts(
+        {"id": settings.node.id, "kid": public.kid, "fingerprint": public.fingerprint, "jwk": jwk, "file": str(path)}
+    )
