@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Final, NoReturn
 from spoke.supervision import linux
 from spoke.supervision.run_dir import TOKEN_NAME, LaunchSpec, Limits
 
-_FREEZE_WALKS: Final = 16
+_FREEZE_LIMIT_S: Final = 1.0
 _REPORT_FD: Final = 3
 
 
@@ -132,7 +133,8 @@ class AgentProcess:
         if self.main_end is None:
             self.main_end = self._look_at_main()
         for pid in self._other_children():
-            os.waitpid(pid, os.WNOHANG)
+            with suppress(ChildProcessError):  # the kernel was faster, see kill()
+                os.waitpid(pid, os.WNOHANG)
 
     def is_empty(self) -> bool:
         """Say whether nothing of the agent is left; true only on the kernel's word that we have no child."""
@@ -150,18 +152,21 @@ class AgentProcess:
     def terminate(self) -> None:
         """Send SIGTERM to the process group and to every descendant that left it."""
         self._signal_group(signal.SIGTERM)
-        for process in linux.descendants_of(self._keeper):
-            stat = linux.stat_of(process.pid)
-            if stat is not None and (stat.pgrp != self._pid or self._main_reaped):
+        for process, stat in linux.descendants_of(self._keeper).items():
+            if stat.pgrp != self._pid or self._main_reaped:
                 linux.signal_process(process, signal.SIGTERM)
 
     def kill(self) -> None:
-        """Send SIGKILL to everything; what forks faster than we can look is stopped first."""
+        """Send SIGKILL to everything, for a second or so; what forks faster than we look is stopped first.
+
+        Stopped processes keep their places under a process limit, killed ones would make room for more. Call it again,
+        with `reap` before, until nothing is left.
+        """
         self._signal_group(signal.SIGKILL)
-        for _ in range(_FREEZE_WALKS):
-            running = self._running()
-            if not running:
-                break
+        if self.main_end is not None:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the rest: no flood of zombies, no wake-ups
+        stop_at = time.monotonic() + _FREEZE_LIMIT_S
+        while (running := self._running()) and time.monotonic() < stop_at:
             for process in running:
                 linux.signal_process(process, signal.SIGSTOP)
         for process in linux.descendants_of(self._keeper):
@@ -171,10 +176,10 @@ class AgentProcess:
         """Return how many processes of the agent still live; never 0 while anything is left."""
         if self.is_empty():
             return 0
-        return max(1, sum(1 for p in linux.descendants_of(self._keeper) if _state(p) != "Z"))
+        return max(1, sum(stat.state != "Z" for stat in linux.descendants_of(self._keeper).values()))
 
     def _running(self) -> list[linux.Process]:
-        return [p for p in linux.descendants_of(self._keeper) if _state(p) not in "TtZX"]
+        return [process for process, stat in linux.descendants_of(self._keeper).items() if stat.state not in "TtZX"]
 
     def _signal_group(self, signum: signal.Signals) -> None:
         if not self._main_reaped:  # afterwards the id may belong to somebody else
@@ -191,11 +196,6 @@ class AgentProcess:
         if found.si_code == os.CLD_EXITED:
             return MainEnd(found.si_status, None)
         return MainEnd(None, _signal_name(found.si_status))
-
-
-def _state(process: linux.Process) -> str:
-    stat = linux.stat_of(process.pid)
-    return "X" if stat is None else stat.state
 
 
 def _signal_name(signum: int) -> str:

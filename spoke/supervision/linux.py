@@ -102,21 +102,21 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def descendants_of(pid: int) -> list[Process]:
-    """Return every live descendant of `pid` that can be proved to be one right now; parents come before children.
+def descendants_of(pid: int) -> dict[Process, ProcessStat]:
+    """Return every descendant of `pid` that can be proved to be one right now; parents come before children.
 
     One that moves to another parent while we look is left out: who wants all of them asks until none is left.
     """
     root = stat_of(pid)
-    found: list[Process] = []
+    found: dict[Process, ProcessStat] = {}
     queue = [] if root is None else [Process(pid, root.start_ticks)]
     for parent in queue:
         stats = [(child, stat_of(child)) for child in children_of(parent.pid)]
         if not is_same(parent):
             continue
-        mine = [Process(child, s.start_ticks) for child, s in stats if s is not None and s.ppid == parent.pid]
+        mine = {Process(child, s.start_ticks): s for child, s in stats if s is not None and s.ppid == parent.pid}
         queue += mine
-        found += mine
+        found |= mine
     return found
 
 

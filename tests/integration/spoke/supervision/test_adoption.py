@@ -201,8 +201,13 @@ async def test_a_damaged_run_is_lost_never_successful(
     assert "damaged" in str(ending.detail)
 
 
-def a_stranger() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(["/bin/sleep", "1000"])
+@contextmanager
+def a_stranger() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["/bin/sleep", "1000"]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.fault(27)
@@ -216,7 +221,6 @@ async def test_a_stranger_with_the_keepers_id_is_no_keeper(supervisor: Superviso
         ending = await supervisor.wait(run_dir)
         assert (ending.cause, ending.started_at) == ("lost", record.started_at)
         assert stranger.poll() is None
-        stranger.kill()
 
 
 async def test_a_killed_nursery_is_replaced(supervisor: Supervisor, new_run: Callable[[str], Path], work: Path) -> None:

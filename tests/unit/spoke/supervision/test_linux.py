@@ -16,8 +16,10 @@ def child() -> Iterator[linux.Process]:
     with subprocess.Popen(["/bin/sleep", "1000"]) as process:
         stat = linux.stat_of(process.pid)
         assert stat is not None
-        yield linux.Process(process.pid, stat.start_ticks)
-        process.kill()
+        try:
+            yield linux.Process(process.pid, stat.start_ticks)
+        finally:
+            process.kill()
 
 
 def test_clock_is_utc_with_milliseconds() -> None:
@@ -29,7 +31,7 @@ def test_a_process_is_seen(child: linux.Process) -> None:
     assert linux.lists_children()
     assert child.pid in linux.children_of(os.getpid())
     assert child in linux.descendants_of(os.getpid())
-    assert linux.descendants_of(child.pid) == []
+    assert linux.descendants_of(child.pid) == {}
 
 
 @pytest.mark.fault(27)
@@ -55,5 +57,5 @@ def test_what_is_gone_is_nowhere() -> None:
     gone = linux.Process(process.pid, stat.start_ticks)
     assert linux.stat_of(gone.pid) is None
     assert linux.children_of(gone.pid) == []
-    assert linux.descendants_of(gone.pid) == []
+    assert linux.descendants_of(gone.pid) == {}
     assert not linux.signal_process(gone, signal.SIGKILL)
