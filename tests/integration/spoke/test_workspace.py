@@ -12,6 +12,7 @@ import pytest
 
 from common.repository import Repository, parse_repository
 from spoke.git import Git
+from spoke.removal import delete_tree
 from spoke.workspace import Workspace, WorkspaceFailed, Workspaces
 from tests.integration.spoke.repositories import commit, git, make_repository, write
 
@@ -321,6 +322,63 @@ class TestCollect:
 
     async def test_no_change_is_an_empty_patch(self, workspaces: Workspaces, workspace: Workspace) -> None:
         assert await workspaces.patch(workspace) == b""
+
+    async def test_a_tree_that_is_gone_costs_nothing_but_itself(
+        self, workspaces: Workspaces, workspace: Workspace
+    ) -> None:
+        head = commit(workspace.tree, {"a": "1"}, "one")
+        shutil.rmtree(workspace.tree)
+        changes = await workspaces.collect(workspace)
+        assert (changes.head, changes.preserved_ref, changes.problem) == (head, None, "the working tree is gone")
+
+    @pytest.mark.parametrize(
+        ("script", "retryable"), [("sleep 1000", True), ("echo fatal: broken >&2; exit 128", False)]
+    )
+    async def test_a_git_that_fails_leaves_the_work_where_it_is(
+        self, tmp_path: Path, workspace: Workspace, script: str, *, retryable: bool
+    ) -> None:
+        write(workspace.tree, {"precious": "x"})
+        slow_git(tmp_path / "bin", f'case "$*" in *" add "*) {script};; esac')
+        broken = Workspaces(tmp_path / "spoke", git=Git(os.environ, program=str(tmp_path / "bin/git")), timeout_s=1)
+        for failing in (broken.collect(workspace), broken.patch(workspace), broken.remove(workspace)):
+            with pytest.raises(WorkspaceFailed) as failed:
+                await failing
+            assert failed.value.retryable == retryable
+        assert (workspace.tree / "precious").exists()
+
+    async def test_a_root_that_cannot_be_used_says_why(self, tmp_path: Path, repository: Repository) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(WorkspaceFailed, match="Not a directory") as failed:
+            await Workspaces(tmp_path / "file", git=Git(os.environ)).prepare("hub-eu", AGENT, repository, "main")
+        assert not failed.value.retryable
+
+
+class TestDelete:
+    async def test_what_is_closed_is_opened_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Root may delete in any directory, and tests run as root too: this rm minds the permissions.
+        real = shutil.which("rm")
+        rm = tmp_path / "bin/rm"
+        write(
+            tmp_path,
+            {"bin/rm": f'#!/bin/sh\n[ "$(stat -c %A "$3/closed")" = d--------- ] && exit 1\nexec {real} "$@"\n'},
+        )
+        rm.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{rm.parent}:{os.environ['PATH']}")
+        write(tmp_path, {"victim/closed/file": "x"})
+        (tmp_path / "victim/closed").chmod(0)
+        await delete_tree(tmp_path / "victim")
+        assert not (tmp_path / "victim").exists()
+
+    @pytest.mark.parametrize("script", ["exit 1", "exec sleep 1000"])
+    async def test_what_remains_is_not_silently_left(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+    ) -> None:
+        write(tmp_path, {"bin/rm": f"#!/bin/sh\n{script}\n", "victim": "x"})
+        (tmp_path / "bin/rm").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+        with pytest.raises((OSError, TimeoutError)):
+            async with asyncio.timeout(0.5):
+                await delete_tree(tmp_path / "victim")
 
 
 def slow_git(directory: Path, first: str) -> None:
