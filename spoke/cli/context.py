@@ -60,6 +60,7 @@ def facts(command: Callable[..., None]) -> Callable[..., None]:
         command(_context(as_json), **arguments)
 
     with_context.__doc__ = command.__doc__
+    with_context.__name__ = command.__name__  # the command's name, where it is given none
     inherited = getattr(command, "__click_params__", [])
     with_context.__click_params__ += inherited  # type: ignore[attr-defined]  # where click keeps them
     return with_context
