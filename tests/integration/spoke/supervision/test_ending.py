@@ -183,7 +183,7 @@ async def test_nonsense_in_the_control_fifo_is_ignored(supervisor: Supervisor, r
 
 
 async def test_timeout(supervisor: Supervisor, run_dir: Path, work: Path) -> None:
-    await supervisor.start(run_dir, shell(IGNORE_TERM, work, timeout_s=0.3, grace_s=0.1))
+    await supervisor.start(run_dir, shell(IGNORE_TERM, work, timeout_s=1.0, grace_s=0.1))
     ending = await supervisor.wait(run_dir)
     assert (ending.cause, ending.signal) == ("timeout", "SIGKILL")
     assert signals(ending) == ["SIGTERM", "SIGKILL"]
