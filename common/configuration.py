@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from common.connection import DEFAULT_SKEW_S
 from common.errors import HubspokeError, LocalError
-from common.http import parse_listen
+from common.listen_address import parse_listen
 from common.peer_url import check_peer_url
 from common.wire import InstanceId, first_problem
 

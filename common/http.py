@@ -1,4 +1,4 @@
-"""The HTTP that hub and spoke have in common: bounded reading, problem documents, bearer tokens, listening.
+"""The HTTP that hub and spoke have in common: bounded reading, problem documents, bearer tokens.
 
 Every request body has a size and a time limit and is never inflated; every error becomes an RFC 9457 problem with a
 stable `code` in one place, the middleware. Knows nothing of envelopes beyond their media type and size.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -28,8 +27,6 @@ PROBLEM_TYPE: Final = "application/problem+json"
 PROBLEM_URI: Final = "https://hubspoke.invalid/problems/"
 """Prefix of a problem's `type`; `.invalid` (RFC 2606) because nobody need be reached to understand the code."""
 BODY_TIMEOUT_S: Final = 10.0
-MAX_HEADER_BYTES: Final = 8190
-MAX_PORT: Final = 65_535
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Model = TypeVar("Model", bound=BaseModel)
@@ -94,7 +91,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
         code = _HTTP_CODES.get(HTTPStatus(error.status), "invalid")
-        return problem_document(error.status, code, f"{error.reason}: {request.method} here")
+        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return problem_document(error.status, code, f"{error.reason}: {request.method} here", headers=allow)
     except Exception:
         _log.exception("request.crashed", path=request.path)
         return problem_document(500, "internal", "the node failed; its log has the details")
@@ -105,7 +103,9 @@ async def read_body(request: web.Request, media_type: str, limit: int = MAX_ENVE
 
     Raises `EnvelopeRejected` with `unsupported_media_type`, `too_large` or `too_slow` (attack rows 41 to 43).
     """
-    if request.content_type != media_type or "Content-Encoding" in request.headers:
+    # Transfer-Encoding can name a compression, too.
+    is_plain = "Content-Encoding" not in request.headers and _is_chunked_at_most(request)
+    if request.content_type != media_type or not is_plain:
         raise EnvelopeRejected("unsupported_media_type", f"send {media_type} without Content-Encoding")
     if request.content_length is not None and request.content_length > limit:
         raise EnvelopeRejected("too_large", f"the body has at most {limit} bytes")
@@ -118,7 +118,13 @@ async def read_body(request: web.Request, media_type: str, limit: int = MAX_ENVE
                     raise EnvelopeRejected("too_large", f"the body has at most {limit} bytes")
     except TimeoutError as error:
         raise EnvelopeRejected("too_slow", f"the body did not come within {BODY_TIMEOUT_S:.0f} s") from error
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise Malformed("the body broke off, or its chunks are none") from error
     return bytes(body)
+
+
+def _is_chunked_at_most(request: web.Request) -> bool:
+    return request.headers.get("Transfer-Encoding", "chunked").strip().lower() == "chunked"
 
 
 async def read_json(request: web.Request, model: type[Model]) -> Model:
@@ -150,9 +156,11 @@ def json_response(value: Any, status: int = 200) -> web.Response:
 
 
 def check_bearer(request: web.Request, token: str) -> None:
-    """Raise `Unauthorized` unless the request carries the token; takes the same time for every wrong one (attack 58)."""
+    """Raise `Unauthorized` unless the request carries the token; as fast for every wrong one (attack row 58)."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+    # aiohttp hands out bytes that are no UTF-8 as surrogates.
+    is_token = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token.encode())
+    if scheme.lower() != "bearer" or not is_token:
         raise Unauthorized("this needs a token: send Authorization: Bearer TOKEN")
 
 
@@ -162,34 +170,3 @@ def is_from_loopback(request: web.Request) -> bool:
         return ipaddress.ip_address(request.remote or "").is_loopback
     except ValueError:
         return False
-
-
-def parse_listen(listen: str) -> tuple[str, int]:
-    """Split `HOST:PORT` (`[::1]:8700` for IPv6); raises `LocalError`."""
-    host, colon, port = listen.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > MAX_PORT:
-        raise LocalError(f"listen is HOST:PORT, such as 127.0.0.1:8700, not {listen!r}", code="config")
-    return host.strip("[]"), int(port)
-
-
-@asynccontextmanager
-async def listening(app: web.Application, listen: str) -> AsyncIterator[str]:
-    """Serve `app` on `HOST:PORT` until the block ends; yields the URL with the real port (0 takes a free one)."""
-    host, port = parse_listen(listen)
-    runner = web.AppRunner(
-        app, access_log=None, max_line_size=MAX_HEADER_BYTES, max_field_size=MAX_HEADER_BYTES, shutdown_timeout=3.0
-    )
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port)
-        try:
-            await site.start()
-        except OSError as error:
-            raise LocalError(
-                f"cannot listen on {listen}: {error.strerror}; choose another port", code="listen"
-            ) from error
-        bound_host, bound_port = runner.addresses[0][:2]
-        shown = f"[{bound_host}]" if ":" in bound_host else bound_host
-        yield f"http://{shown}:{bound_port}"
-    finally:
-        await runner.cleanup()

@@ -24,10 +24,11 @@ from common.connection import Node
 from common.directory import announced, exclusive
 from common.embedded_valkey import EmbeddedValkey
 from common.exchange import Exchange
-from common.http import json_response, listening, problems
+from common.http import json_response, problems
 from common.inbox import Inbox
 from common.keyfiles import load_signing_key, load_token
 from common.keyring import SigningKey
+from common.listener import listening
 from common.post import PostTransport, open_session
 from common.scripts import ScriptSet
 from common.trust_store import TrustStore

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from common.configuration import ConfigError, write_settings
-from common.http import parse_listen
 from common.ids import is_instance_id
 from common.keyfiles import create_signing_key, create_token, load_signing_key
 from common.keyring import PublicKey
+from common.listen_address import parse_listen
 from common.peer_url import check_peer_url
 from hub.settings import FRESH_TABLES, HubDirectory
 

@@ -25,12 +25,13 @@ from common.connection import Node
 from common.directory import announced, exclusive
 from common.embedded_valkey import EmbeddedValkey
 from common.exchange import Exchange
-from common.http import listening, problems
+from common.http import problems
 from common.ids import uuid7_time_ms
 from common.inbox import Inbox
 from common.introduction import identity_claim
 from common.keyfiles import load_signing_key, load_token
 from common.keyring import SigningKey
+from common.listener import listening
 from common.peers import LOCAL_TENANT, Peer
 from common.post import PostTransport, open_session
 from common.trust_store import TrustStore

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from common.configuration import default_directory
 from common.directory import announced_url
-from common.http import parse_listen
 from common.keyfiles import load_token
+from common.listen_address import parse_listen
 from hub.app import Hub
 from hub.cli.output import invocation
 from hub.client import HubClient

@@ -23,8 +23,8 @@ _DEFAULT_LISTEN: Final = "127.0.0.1:8701"
 def init(context: SpokeContext, instance: str, listen: str, url: str | None) -> None:
     """Set up a spoke in DIR: configuration, key, token. Prints the fingerprint."""
     from common.configuration import write_settings
-    from common.http import parse_listen
     from common.keyfiles import create_signing_key, create_token
+    from common.listen_address import parse_listen
     from common.peer_url import check_peer_url
     from spoke.settings import FRESH_TABLES
 
