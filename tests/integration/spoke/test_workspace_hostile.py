@@ -285,46 +285,48 @@ async def test_a_repository_in_the_tree_is_not_entered(
 
 
 @pytest.fixture
-async def secret(workspaces: Workspaces, tmp_path: Path) -> tuple[Path, str]:
-    """The mirror of another tenant's repository, and a commit in it."""
+async def secret(workspaces: Workspaces, tmp_path: Path) -> tuple[Workspace, str]:
+    """The workspace of another tenant, and a commit that is in it and in its mirror."""
     private = make_repository(tmp_path / "private", {"secret": "of another tenant\n"})
     theirs = await workspaces.prepare("hub-us", OTHER, parse_repository(f"file://{private}"), "main")
-    return mirror_of(theirs), theirs.base
+    sha = commit(theirs.tree, {"more": "secrets\n"}, "secret")
+    await workspaces.collect(theirs)
+    return theirs, sha
 
 
-def by_alternates(workspace: Workspace, mirror: Path) -> None:
-    (workspace.repo / "objects/info/alternates").write_text(f"{workspace.objects}\n{mirror}/objects\n")
+def by_alternates(workspace: Workspace, theirs: Workspace) -> None:
+    (workspace.repo / "objects/info/alternates").write_text(f"{workspace.objects}\n{theirs.objects}\n")
 
 
-def by_linked_objects(workspace: Workspace, mirror: Path) -> None:
+def by_linked_objects(workspace: Workspace, theirs: Workspace) -> None:
     shutil.rmtree(workspace.repo / "objects")
-    (workspace.repo / "objects").symlink_to(mirror / "objects")
+    (workspace.repo / "objects").symlink_to(theirs.objects)
 
 
-def by_linked_loose_objects(workspace: Workspace, mirror: Path) -> None:
-    for directory in (mirror / "objects").glob("[0-9a-f][0-9a-f]"):
+def by_linked_loose_objects(workspace: Workspace, theirs: Workspace) -> None:
+    for directory in theirs.objects.glob("[0-9a-f][0-9a-f]"):
         shutil.rmtree(workspace.repo / "objects" / directory.name, ignore_errors=True)
         (workspace.repo / "objects" / directory.name).symlink_to(directory)
 
 
-def by_linked_files(workspace: Workspace, mirror: Path) -> None:
-    for file in (mirror / "objects").glob("[0-9a-f][0-9a-f]/*"):
+def by_linked_files(workspace: Workspace, theirs: Workspace) -> None:
+    for file in theirs.objects.glob("[0-9a-f][0-9a-f]/*"):
         target = workspace.repo / "objects" / file.parent.name
         target.mkdir(exist_ok=True)
         (target / file.name).unlink(missing_ok=True)
         (target / file.name).symlink_to(file)
 
 
-def by_commondir(workspace: Workspace, mirror: Path) -> None:
-    (workspace.repo / "commondir").write_text(f"{mirror}\n")
+def by_commondir(workspace: Workspace, theirs: Workspace) -> None:
+    (workspace.repo / "commondir").write_text(f"{mirror_of(theirs)}\n")
 
 
-def by_linked_repository(workspace: Workspace, mirror: Path) -> None:
+def by_linked_repository(workspace: Workspace, theirs: Workspace) -> None:
     shutil.rmtree(workspace.repo)
-    workspace.repo.symlink_to(mirror)
+    workspace.repo.symlink_to(theirs.repo)
 
 
-WAYS: list[Callable[[Workspace, Path], None]] = [
+WAYS: list[Callable[[Workspace, Workspace], None]] = [
     by_alternates,
     by_linked_objects,
     by_linked_loose_objects,
@@ -336,13 +338,16 @@ WAYS: list[Callable[[Workspace, Path], None]] = [
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda function: function.__name__)
 async def test_another_tenants_objects_cannot_be_reached(
-    workspaces: Workspaces, workspace: Workspace, secret: tuple[Path, str], way: Callable[[Workspace, Path], None]
+    workspaces: Workspaces,
+    workspace: Workspace,
+    secret: tuple[Workspace, str],
+    way: Callable[[Workspace, Workspace], None],
 ) -> None:
-    mirror, sha = secret
+    theirs, sha = secret
     (workspace.repo / "worktrees/tree/HEAD").write_text(f"{sha}\n")
     (workspace.repo / "refs/heads/stolen").write_text(f"{sha}\n")
     write(workspace.tree, {"mine": "kept\n"})
-    way(workspace, mirror)
+    way(workspace, theirs)
     changes = await workspaces.collect(workspace)
     assert changes.head == workspace.base
     assert shown(workspace, changes.preserved_ref, "mine") == "kept"
