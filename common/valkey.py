@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -29,6 +29,7 @@ from common.valkey_connection import CONNECTION_CLASSES, DirectoryConnection
 
 CALL_TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 5.0
+MAX_CONNECTIONS: Final = 64
 _URL_OPTIONS: Final = frozenset({"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _DURABLE: Final = {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "always"}
 
@@ -49,8 +50,11 @@ def connect_blocking(where: str | Path) -> Redis:
 
 def _client(where: str | Path, answer_timeout_s: float | None) -> Redis:
     target = _embedded_target(where) if isinstance(where, Path) else _url_target(where)
-    pool = ConnectionPool(
+    # More callers than connections wait for one in turn, instead of being refused.
+    pool = BlockingConnectionPool(
         **target,
+        max_connections=MAX_CONNECTIONS,
+        timeout=CALL_TIMEOUT_S,
         answer_timeout_s=answer_timeout_s,
         socket_timeout=None,  # common.valkey_connection keeps the deadline, and says why
         socket_connect_timeout=CONNECT_TIMEOUT_S,

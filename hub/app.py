@@ -93,7 +93,7 @@ class _Valkey:
 
 
 @asynccontextmanager
-async def _valkey(hub: Hub) -> AsyncIterator[_Valkey]:
+async def open_valkey(hub: Hub) -> AsyncIterator[_Valkey]:
     """Yield clients of a server that keeps what it acknowledges."""
     section = hub.settings.valkey
     target = hub.directory.valkey_target(section)
@@ -107,22 +107,23 @@ async def _valkey(hub: Hub) -> AsyncIterator[_Valkey]:
         yield _Valkey(client, blocking, server)
 
 
-class _Parts:
+class Parts:
     """Everything that a running hub is made of, built once its outside things are open."""
 
     def __init__(self, hub: Hub, valkey: _Valkey, trust: TrustStore, session: ClientSession) -> None:
         me, clock, metrics = hub.me, SystemClock(), Metrics()
+        self.clock = clock
         self.url = hub.settings.node.url
         keys, scripts = Keyspace(me.instance), ScriptSet("hub")
         inbox = Inbox(me, trust)
         exchange = Exchange(me, hub.key, inbox, PostTransport(session), clock)
-        agents = Agents(valkey.client, keys, scripts)
+        self.agents = agents = Agents(valkey.client, keys, scripts)
         outbox = Outbox(valkey.client, keys, scripts, hub.settings.outbox.limit)
         self.sender = Sender(outbox, agents, exchange, trust, clock, metrics)
         self.feed = Feed(valkey.client, valkey.blocking, keys)
         intake = Intake(me, inbox, agents, exchange, clock, metrics, self.sender.heard)
         joining = Joining(me, hub.key, trust, agents, exchange, clock, self.sender.heard)
-        spawning = Spawning(trust, agents, outbox, self.sender, clock, metrics)
+        self.spawning = spawning = Spawning(trust, agents, outbox, self.sender, clock, metrics)
         inviting = Inviting(me.instance, hub.key, trust, clock)
         routes = [
             *AgentsApi(agents, spawning, Queries(exchange, agents, clock), trust).routes(),
@@ -152,7 +153,7 @@ class _Parts:
         self.feed.close()
 
 
-async def _work(parts: _Parts, server: EmbeddedValkey | None, stop: asyncio.Event) -> None:
+async def _work(parts: Parts, server: EmbeddedValkey | None, stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(parts.sender.run()), group.create_task(parts.feed.run())]
         if server is not None:
@@ -170,10 +171,10 @@ async def serve(hub: Hub, ready: Callable[[str], None]) -> None:
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(hub.directory.path))
-        valkey = await stack.enter_async_context(_valkey(hub))
+        valkey = await stack.enter_async_context(open_valkey(hub))
         trust = stack.enter_context(closing(hub.open_trust()))
         session = await stack.enter_async_context(open_session())
-        parts = _Parts(hub, valkey, trust, session)
+        parts = Parts(hub, valkey, trust, session)
         url = await stack.enter_async_context(listening(parts.app, hub.settings.node.listen))
         parts.url = parts.url or url
         stack.enter_context(announced(hub.directory.path, url))

@@ -15,7 +15,7 @@ from redis.exceptions import DataError
 
 from common.embedded_valkey import EmbeddedValkey
 from common.errors import LocalError, Unavailable
-from common.valkey import check_durability, connect, connect_blocking, translated
+from common.valkey import MAX_CONNECTIONS, check_durability, connect, connect_blocking, translated
 from common.valkey_connection import SOCKET_NAME
 
 # --- addresses -------------------------------------------------------------------------------------------
@@ -301,3 +301,8 @@ async def test_a_server_that_is_away_is_unavailable_and_not_called_careless(tmp_
     async with connect(tmp_path) as client:
         with pytest.raises(Unavailable):
             await check_durability(client, True)
+
+
+async def test_more_callers_than_connections_wait_in_turn(valkey: Redis, key_prefix: str) -> None:
+    answers = await asyncio.gather(*(valkey.incr(f"{key_prefix}n") for _ in range(10 * MAX_CONNECTIONS)))
+    assert sorted(answers) == list(range(1, 10 * MAX_CONNECTIONS + 1))
