@@ -130,7 +130,7 @@ async def test_a_peer_that_never_reads_its_answer_is_cut_off(
         line = await dial(url)
         await line.send(NEXT)
         async with asyncio.timeout(20):
-            while not (transports and transports[0] and transports[0].is_closing()):
+            while not (transports and transports[0] and transports[0].is_closing()):  # noqa: ASYNC110  # aiohttp's
                 await asyncio.sleep(0.02)
         assert 0 < len(await line.rest()) < whole
 
