@@ -104,7 +104,7 @@ class Attendant:
         await self._pass_fence(held)
         held.starting = True
         await self._supervisor.start(run.directory, spec)
-        _log.info("agent.started", profile=self._launcher.profile(spawn).name, task_id=spawn.task_id)
+        _log.info("agent.started", profile=self._launcher.profile(spawn.agent_type).name, task_id=spawn.task_id)
 
     async def _adopt(self, held: Held, run: Run) -> bool:
         """Look what a former worker left of the agent; False when it was queued again or failed."""
@@ -174,11 +174,13 @@ class Attendant:
     async def _conclude(self, held: Held, run: Run, ending: Ending) -> None:
         workspace = await asyncio.to_thread(self._workspaces.open, held.ref.tenant, held.ref.agent_id)
         changes = await self._collect(workspace)
-        verdict = judge(ending, readable=changes is not None)
+        profile = self._launcher.profile(held.claim.record.fields["type"])
+        verdict = judge(ending, profile, readable=changes is not None)
         summary, data, problem = await asyncio.to_thread(read_result_file, run.result_file)
         fields = final_fields(ending, verdict.reason, result_of(ending, changes, summary, data))
-        if problem is not None:
-            fields.setdefault("detail", problem)
+        problems = [each for each in (problem, changes and changes.problem) if each]
+        if problems:
+            fields.setdefault("detail", "; ".join(problems))
         if not await self._persist(lambda: self._queue.finish(held.claim, verdict.status, fields)):
             raise LeaseLost
         _log.info("agent.finished", outcome=verdict.status, reason=verdict.reason, exit_code=ending.exit_code)

@@ -28,9 +28,10 @@ class Launcher:
         self._environment = environment
         self._log_cap_bytes = log_mib * _MIB
 
-    def profile(self, spawn: Spawn) -> Profile:
+    def profile(self, agent_type: str) -> Profile:
         """Return the profile that runs this kind of agent."""
-        return resolve_profile(self._configured.get(spawn.agent_type, AgentConfig()))
+        configured = {str(name): config for name, config in self._configured.items()}
+        return resolve_profile(configured.get(agent_type, AgentConfig()))
 
     def prepare(self, run: Run, workspace: Workspace, spawn: Spawn, attempt: int) -> LaunchSpec:
         """Make the run's directories, write its task, and return what to start; raises OSError."""
@@ -48,7 +49,7 @@ class Launcher:
             task_file=run.task_file,
             result_file=run.result_file,
         )
-        profile = self.profile(spawn)
+        profile = self.profile(spawn.agent_type)
         task = task_document(assignment)
         run.make(task)
         return LaunchSpec(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from spoke.profiles import Profile
 from spoke.supervision.run_dir import Ending, encode_receipt
 from spoke.workspace import Changes
 
@@ -22,7 +23,7 @@ class Verdict:
     reason: str | None
 
 
-def judge(ending: Ending, *, readable: bool) -> Verdict:
+def judge(ending: Ending, profile: Profile, *, readable: bool) -> Verdict:
     """Return what the ending of a run means; `readable` says whether its workspace still told what it did."""
     match ending.cause:
         case "killed":
@@ -31,14 +32,18 @@ def judge(ending: Ending, *, readable: bool) -> Verdict:
             return Verdict("failed", "timeout")
         case "spawn_failed":
             return Verdict("failed", "spawn_failed")
-        case "exited" if ending.exit_code == 0 and not readable:
-            return Verdict("failed", "workspace_failed")
-        case "exited" if ending.exit_code == 0:
-            return Verdict("completed", None)
         case "exited":
-            return Verdict("failed", "exit_nonzero")
+            return _judge_exit(ending.exit_code, profile, readable=readable)
         case _:
             return Verdict("failed", "lost")
+
+
+def _judge_exit(exit_code: int | None, profile: Profile, *, readable: bool) -> Verdict:
+    # No exit code: a signal from outside ended it, and what it had done so far is no result.
+    reason = "exit_nonzero" if exit_code is None else profile.reason_for(exit_code)
+    if reason is not None:
+        return Verdict("failed", reason)
+    return Verdict("completed", None) if readable else Verdict("failed", "workspace_failed")
 
 
 def result_of(
