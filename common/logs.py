@@ -22,10 +22,16 @@ def escape(text: str) -> str:
 
 
 def _escape_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    # The formatted traceback is ours and keeps its lines.
-    return {
-        key: escape(value) if isinstance(value, str) and key != "exception" else value for key, value in event.items()
-    }
+    return {key: _escape_value(key, value) for key, value in event.items()}
+
+
+def _escape_value(key: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if key == "exception":
+        # A traceback keeps its lines, indented: an exception may quote somebody who wrote what looks like a line of ours.
+        return "\n".join(f"  {escape(line)}" for line in value.split("\n"))
+    return escape(value)
 
 
 def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
@@ -34,15 +40,16 @@ def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=True) if stream.isatty() else structlog.processors.JSONRenderer()
     )
-    processors: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    if not stream.isatty():
-        processors.append(structlog.processors.format_exc_info)
     structlog.configure(
-        processors=[*processors, _escape_values, renderer],
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            # Not the console renderer's own tracebacks: they show local variables, tokens and keys among them.
+            structlog.processors.format_exc_info,
+            _escape_values,
+            renderer,
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
