@@ -22,7 +22,7 @@ from common.envelope import MAX_LIFETIME_S
 from common.errors import EnvelopeRejected, RateLimited, Unavailable
 from common.scripts import ScriptSet
 from common.valkey import translated
-from spoke.agent_record import AgentRecord, AgentRef, read_record
+from spoke.agent_record import AgentRecord, AgentRef, decode_fields, read_record
 from spoke.policy import UNLIMITED, Policy
 
 LEASE_MS: Final = 15_000
@@ -297,7 +297,7 @@ class Queue:
                 await self._client.xdel(f"{self._prefix}events:{tenant}", *entries)
 
     async def messages(self, listener: Redis) -> AsyncIterator[tuple[str, str]]:
-        """Yield (`wake`|`kills`|`changes`, message) as the scripts publish them, for ever, on a client without deadline.
+        """Yield (`wake`|`kills`|`changes`, message) as the scripts publish them, for ever; the client has no deadline.
 
         Messages are hints: while Valkey is away they are lost, and whoever waits for one polls behind it.
         """
@@ -334,7 +334,12 @@ def _ref_of_member(member: bytes) -> AgentRef:
 
 
 def _read_claim(answer: Sequence[Any]) -> Claim | None:
-    return Claim(read_record(answer[2]), answer[0].decode(), answer[1]) if answer else None
+    if not answer:
+        return None
+    token, raw, flat, tenant, agent_id = answer
+    # Whose agent it is says the place where it lay, not the record, which a stranger to the scripts may have written.
+    fields = {**decode_fields(flat), "tenant": tenant.decode(), "id": agent_id.decode()}
+    return Claim(AgentRecord(fields), token.decode(), raw)
 
 
 def _read_kill(text: bytes) -> KillStep | bool:

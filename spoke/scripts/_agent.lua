@@ -18,7 +18,8 @@
 --   P wake, P kills, P changes     pub/sub: something to claim; "T A" is to be killed; T has events
 --
 -- Record: id tenant peer task type status seq attempt priority timeout max_attempts hash env index queued_at
---   started_at finished_at reason exit_code signal result receipt detail, and while leased: worker token kill launched
+--   started_at finished_at reason exit_code signal result receipt detail ended_by, and while leased: worker token kill
+--   launched
 --
 -- Every change of state goes through `transition`: state, seq and event in one step (table: common/agent_state.py).
 
@@ -88,6 +89,18 @@ end
 local function release(tenant, id)
   if redis.call('ZREM', P .. 'leases', tenant .. ' ' .. id) == 1 then count(tenant, 'active', -1) end
   redis.call('HDEL', agent_key(tenant, id), 'worker', 'token', 'kill', 'launched')
+end
+
+-- The signed envelope that asked for the agent, '' when it is gone: then nothing can be started.
+local function stored_envelope(tenant, id)
+  local jti = redis.call('HGET', agent_key(tenant, id), 'env') or ''
+  return redis.call('HGET', P .. 'env:' .. tenant .. ':' .. jti, 'raw') or ''
+end
+
+-- The state into which the holder of `token` took the agent: for a call that is repeated after a lost answer.
+local function ended_by(tenant, id, token)
+  local found = redis.call('HMGET', agent_key(tenant, id), 'ended_by', 'status')
+  return found[1] == token and found[2]
 end
 
 -- Enter a terminal state and leave nothing that waits for the agent; the records go after `retention_ms`.

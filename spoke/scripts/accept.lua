@@ -29,15 +29,23 @@ end
 
 local now = int(now_ms())
 local draining = redis.call('EXISTS', P .. 'draining') == 1
-local queued_here = tonumber(redis.call('HGET', P .. 'load:' .. tenant, 'queued') or 0)
-local queued_all = tonumber(redis.call('HGET', P .. 'load', 'queued') or 0)
 local created = 0
+
+local function queued(load) return tonumber(redis.call('HGET', P .. load, 'queued') or 0) end
 
 local function refusal(id)
   if redis.call('EXISTS', P .. 'tomb:' .. tenant .. ':' .. id) == 1 then return 'killed' end
   if draining then return 'draining' end
-  if queued_here >= queued_limit then return 'quota_exceeded' end
-  if queued_all >= queue_limit then return 'queue_full' end
+  if queued('load:' .. tenant) >= queued_limit then return 'quota_exceeded' end
+  if queued('load') >= queue_limit then return 'queue_full' end
+end
+
+-- The index must not outlive the records: each new agent removes up to two of the oldest names that have none.
+local function prune()
+  for _, member in ipairs(redis.call('ZRANGE', P .. 'agents', 0, 1)) do
+    local id, owner = member:match('^(%S+) (%S+)$')
+    if redis.call('EXISTS', agent_key(owner, id)) == 0 then redis.call('ZREM', P .. 'agents', member) end
+  end
 end
 
 local function create(id, hash, at)
@@ -47,10 +55,11 @@ local function create(id, hash, at)
     'timeout', ARGV[at + 7], 'max_attempts', ARGV[at + 8], 'queued_at', now,
   }
   redis.call('HSET', agent_key(tenant, id), unpack(fields))
+  prune()
   redis.call('ZADD', P .. 'agents', 0, id .. ' ' .. tenant)
   enqueue(tenant, id, tonumber(ARGV[at + 6]))
   announce(tenant, fields)
-  queued_here, queued_all, created = queued_here + 1, queued_all + 1, created + 1
+  created = created + 1
   return { 'new', now, place(tenant, id, agents_limit) }
 end
 
@@ -82,8 +91,10 @@ for number = 1, commands do
   else answers[number + 1] = { 'none' } end
 end
 if created > 0 then
-  redis.call('HSET', P .. 'env:' .. tenant .. ':' .. jti, 'raw', raw)
-  redis.call('HINCRBY', P .. 'env:' .. tenant .. ':' .. jti, 'live', created)
+  local envelope = P .. 'env:' .. tenant .. ':' .. jti
+  redis.call('HSET', envelope, 'raw', raw)
+  -- A kill further on in the same envelope may have set it to expire already.
+  if redis.call('HINCRBY', envelope, 'live', created) > 0 then redis.call('PERSIST', envelope) end
   redis.call('PUBLISH', P .. 'wake', '')
 end
 return answers

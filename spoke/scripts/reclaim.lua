@@ -1,7 +1,8 @@
 -- Take over an agent whose worker is gone: one with an expired lease, or one that an earlier life of this worker held.
 --
 -- ARGV: prefix, worker, lease ms, former: leases of workers whose name begins so are taken unexpired too ('' for none).
--- Returns {token, raw envelope, fields} under a new token, so that the former holder's late writes are refused; or {}.
+-- Returns {token, raw envelope, fields, tenant, id} under a new token, so that the former holder's late writes are refused;
+--   or {}.
 
 local worker, lease_ms, former = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local now = now_ms()
@@ -16,12 +17,18 @@ local function candidate()
   end
 end
 
-local member = candidate()
-if not member then return {} end
-local tenant, id = member:match('^(%S+) (%S+)$')
+local member, tenant, id, status
+repeat
+  member = candidate()
+  if not member then return {} end
+  tenant, id = member:match('^(%S+) (%S+)$')
+  status = redis.call('HGET', agent_key(tenant, id), 'status')
+  local held = status == 'spawning' or status == 'running'
+  -- A lease without a record that can be held was left by a stranger: it must not take a slot for ever.
+  if not held then release(tenant, id) end
+until held
 local key = agent_key(tenant, id)
 local token = int(redis.call('INCR', P .. 'fence'))
 redis.call('HSET', key, 'worker', worker, 'token', token)
 redis.call('ZADD', P .. 'leases', int(now + lease_ms), member)
-local raw = redis.call('HGET', P .. 'env:' .. tenant .. ':' .. redis.call('HGET', key, 'env'), 'raw')
-return { token, raw or '', redis.call('HGETALL', key) }
+return { token, stored_envelope(tenant, id), redis.call('HGETALL', key), tenant, id }
