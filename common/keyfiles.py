@@ -50,9 +50,11 @@ def read_private(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise KeyFileError(f"cannot open {path}: {error.strerror}; it must be a file of this user, no link") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         _refuse_exposed(path, os.fstat(descriptor))
-        content = file.read(_MAX_FILE_BYTES + 1)
+        content = os.read(descriptor, _MAX_FILE_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > _MAX_FILE_BYTES:
         raise KeyFileError(f"{path} is too large for a key; put the key itself there")
     return content
@@ -63,14 +65,34 @@ def write_private(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
     except FileExistsError as error:
-        raise KeyFileError(f"{path} exists already and is not overwritten; move it away first") from error
+        raise KeyFileError(f"{error.filename} exists already and is not overwritten; move it away first") from error
     except OSError as error:
         raise KeyFileError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        _fill(descriptor, content)
+        _sync_directory(path.parent)
+    except OSError as error:
+        # Half a key would only stand in the way of a whole one.
+        path.unlink(missing_ok=True)
+        raise KeyFileError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _fill(descriptor: int, content: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        # The umask may have taken bits that the owner needs.
+        os.fchmod(descriptor, 0o600)
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def create_signing_key(path: Path) -> SigningKey:
@@ -96,9 +118,11 @@ def read_public_key(path: Path) -> PublicKey:
     """Read a peer's public key, PEM or JWK; raises `KeyFileError` or `KeyRefused`."""
     try:
         with path.open("rb") as file:
-            content = file.read(_MAX_FILE_BYTES)
+            content = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         raise KeyFileError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > _MAX_FILE_BYTES:
+        raise KeyRefused(f"{path} is too large for a key")
     if b"PRIVATE KEY" in content:
         raise KeyRefused(f"{path} is a private key; register the public one")
     if b"BEGIN PUBLIC KEY" not in content:

@@ -29,7 +29,7 @@ def _escape_value(key: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if key == "exception":
-        # A traceback keeps its lines, indented: an exception may quote somebody who wrote what looks like a line of ours.
+        # A traceback keeps its lines, indented: an exception may quote what looks like a line of ours.
         return "\n".join(f"  {escape(line)}" for line in value.split("\n"))
     return escape(value)
 

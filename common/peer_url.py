@@ -2,7 +2,7 @@
 48).
 
 Takes `http://` and `https://` with a host and perhaps a port and a path. Refuses users, queries, fragments, other
-schemes, and literal addresses where cloud machines keep their secrets (link-local), whatever their spelling.
+schemes, and literal addresses where cloud machines keep their secrets, whatever their spelling.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ _FORM: Final = re.compile(
 )
 _MAX_PORT: Final = 65_535
 _NUMERIC_HOST: Final = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+)(\.(0[xX][0-9a-fA-F]+|[0-9]+))*\Z")
+_METADATA: Final = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")))
+"""Where clouds answer about a machine outside the link-local ranges: AWS over IPv6, Alibaba, Oracle."""
 
 
 class UrlRefused(PeerError):
@@ -47,14 +49,14 @@ def _check_host(host: str) -> None:
             raise UrlRefused("write an address of a peer in its usual form") from error
         return
     if not is_peer_address(address):
-        raise UrlRefused("link-local, multicast and unspecified addresses are no peers")
+        raise UrlRefused("metadata, link-local, multicast and unspecified addresses are no peers")
 
 
 def is_peer_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """Whether a peer may live at `address`: also asked of every address that a name resolves to."""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     checked = mapped or address
-    return not (checked.is_link_local or checked.is_multicast or checked.is_unspecified)
+    return not (checked in _METADATA or checked.is_link_local or checked.is_multicast or checked.is_unspecified)
 
 
 def is_loopback(url: str) -> bool:
