@@ -20,20 +20,8 @@ def test_host_and_port(text: str, address: tuple[str, int]) -> None:
     assert parse_listen(text) == address
 
 
-WRONG = [
-    "",
-    ":",
-    "8700",
-    ":8700",
-    "host:",
-    "host:x",
-    "host:-1",
-    "host:65536",
-    "host:\u0665",
-    "host: 1",
-    "[]:1",
-    "::1:80",
-]
+NO_PORT = ["", ":", "8700", "host:", "host:x", "host:-1", "host:65536", "host:\u0665", "host: 1"]
+NO_HOST = [":8700", "[]:1", "::1:80", "[::1:80"]
 
 
 @pytest.mark.parametrize("text", NO_PORT + NO_HOST)
