@@ -8,6 +8,7 @@ in any git command.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from common.errors import Invalid
@@ -19,6 +20,7 @@ _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{")
 _RESERVED: Final = frozenset({"HEAD", "@"})
 
 
+@lru_cache(maxsize=1024)  # a batch of a thousand spawns names few branches
 def check_branch(name: str) -> str:
     """Return `name` unchanged when git would create a branch of that name, else raise `Invalid` (attack row 51)."""
     if problem := _problem(name):

@@ -22,6 +22,8 @@ from common.errors import Invalid, NotAllowed
 
 MAX_REPOSITORY: Final = 2048
 DEFAULT_PORT: Final = {"https": 443, "ssh": 22}
+# A batch of a thousand spawns names few repositories, and each is looked at three times on its way.
+_REMEMBERED: Final = 1024
 _MAX_HOST: Final = 253
 _MAX_PORT: Final = 65_535
 
@@ -75,6 +77,7 @@ class Repository:
         return f"{user}{self.host}{port}"
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def parse_repository(text: str) -> Repository:
     """Read `https://`, `ssh://`, `file://` or `user@host:path`, at most 2048 printable ASCII characters.
 
@@ -187,7 +190,12 @@ def match_repository(globs: Iterable[str], repository: Repository) -> str | None
     for at least one. `scheme://**` covers a scheme, `**` everything. A glob without a user covers no URL with one.
     A glob that cannot be read covers nothing; `check_glob` says why.
     """
-    return next((glob for glob in globs if _covers(glob, repository.normalised)), None)
+    return _first_cover(tuple(globs), repository.normalised)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _first_cover(globs: tuple[str, ...], normalised: str) -> str | None:
+    return next((glob for glob in globs if _covers(glob, normalised)), None)
 
 
 def check_glob(glob: str) -> str:
