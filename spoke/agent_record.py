@@ -94,8 +94,11 @@ class AgentRecord:
 
     @property
     def attempt(self) -> int:
-        """How often the agent was claimed to be started."""
-        return int(self.fields["attempt"])
+        """How often the agent was claimed to be started; raises `TamperedRecord`."""
+        try:
+            return int(self.fields["attempt"])
+        except (KeyError, ValueError) as error:
+            raise TamperedRecord("a record in the queue has no attempt; see who else writes to this Valkey") from error
 
     @property
     def seq(self) -> int:

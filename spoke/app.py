@@ -94,18 +94,19 @@ class Spoke:
 
 
 @asynccontextmanager
-async def _valkey(spoke: Spoke) -> AsyncIterator[tuple[Redis, Redis]]:
-    """Yield a client for calls and one for listening, on a server that keeps what it acknowledges."""
+async def _valkey(spoke: Spoke) -> AsyncIterator[tuple[Redis, Redis, EmbeddedValkey | None]]:
+    """Yield a client for calls and one for listening, on a server that keeps what it acknowledges; and that if ours."""
     section = spoke.settings.valkey
     target = spoke.directory.valkey_target(section)
+    server = EmbeddedValkey(spoke.directory.valkey) if section.url == EMBEDDED else None
     async with AsyncExitStack() as stack:
-        if section.url == EMBEDDED:
-            await stack.enter_async_context(EmbeddedValkey(spoke.directory.valkey))
+        if server is not None:
+            await stack.enter_async_context(server)
         client = await stack.enter_async_context(connect(target))
         listener = await stack.enter_async_context(connect_blocking(target))
         for shortfall in await check_durability(client, section.allow_data_loss):
             _log.warning("valkey.may_lose_data", reason=shortfall)
-        yield client, listener
+        yield client, listener, server
 
 
 class _Parts:
@@ -162,13 +163,19 @@ async def _listen(parts: _Parts, listener: Redis) -> None:
             parts.worker.heard(channel, message)
 
 
-async def _work(parts: _Parts, listener: Redis, stop: asyncio.Event) -> None:
+def _report_valkey(reason: str) -> None:
+    _log.error("valkey.ended", reason=reason)
+
+
+async def _work(parts: _Parts, listener: Redis, server: EmbeddedValkey | None, stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(_listen(parts, listener)),
             group.create_task(parts.worker.run()),
             group.create_task(parts.courier.run()),
         ]
+        if server is not None:
+            tasks.append(group.create_task(server.keep_running(_report_valkey)))
         await stop.wait()
         for task in tasks:
             task.cancel()
@@ -182,7 +189,7 @@ async def serve(spoke: Spoke, ready: Callable[[str], None]) -> None:
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(spoke.directory.path))
-        client, listener = await stack.enter_async_context(_valkey(spoke))
+        client, listener, server = await stack.enter_async_context(_valkey(spoke))
         trust = stack.enter_context(closing(spoke.open_trust()))
         session = await stack.enter_async_context(open_session())
         supervisor = await stack.enter_async_context(Supervisor())
@@ -191,5 +198,5 @@ async def serve(spoke: Spoke, ready: Callable[[str], None]) -> None:
         stack.enter_context(announced(spoke.directory.path, url))
         _log.info("node.ready", node=spoke.me.instance, url=url)
         ready(url)
-        await _work(parts, listener, stop)
+        await _work(parts, listener, server, stop)
         _log.info("node.stopping", node=spoke.me.instance)

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from common.agent_state import TERMINAL
 from common.clock import Clock
 from common.commands import Spawn
 from common.errors import CommandRefused, HubspokeError, Unavailable
@@ -27,6 +28,7 @@ from spoke.queue import Queue
 from spoke.results import read_result_file
 from spoke.runs import Run, Runs
 from spoke.stored_command import StoredCommands
+from spoke.supervision.keeper import KEEPER_TERMINATED
 from spoke.supervision.run_dir import Ending, RunState
 from spoke.supervision.supervisor import LaunchFailed, Supervisor
 from spoke.workspace import Changes, Workspace, WorkspaceFailed, Workspaces
@@ -68,7 +70,7 @@ class Attendant:
     async def attend(self, held: Held, *, resumed: bool) -> None:
         """Take an agent to its end; returns when it is in a terminal state, queued again, or somebody else's."""
         with structlog.contextvars.bound_contextvars(
-            agent_id=held.ref.agent_id, tenant=held.ref.tenant, attempt=held.claim.record.attempt
+            agent_id=held.ref.agent_id, tenant=held.ref.tenant, attempt=held.claim.record.fields.get("attempt")
         ):
             try:
                 run = self._run_of(held)
@@ -76,6 +78,9 @@ class Attendant:
                     await self._see_through(held, run)
             except LeaseLost:
                 _log.warning("agent.lease_lost")
+            except TamperedRecord as error:
+                _log.error("agent.tampered", reason=error.message)
+                await self._finish_unstarted(held, "failed", "tampered", error.message)
 
     async def _start(self, held: Held, run: Run) -> bool:
         """Start the agent; False when it was finished or queued again instead. Raises `LeaseLost`."""
@@ -83,9 +88,8 @@ class Attendant:
             await self._launch(held, run)
         except KilledBeforeStart as killed:
             await self._finish_unstarted(held, "killed", killed.kill.cause, killed.kill.reason or "")
-        except TamperedRecord as error:
-            _log.error("agent.tampered", reason=error.message)
-            await self._finish_unstarted(held, "failed", "tampered", error.message)
+        except TamperedRecord:
+            raise
         except CommandRefused as error:
             await self._finish_unstarted(held, "failed", "workspace_failed", error.message)
         except (HubspokeError, OSError) as error:
@@ -143,8 +147,8 @@ class Attendant:
         if self._supervisor.state(run.directory) is RunState.RUNNING:
             await self._note_started(held)
         ending = await self._wait(held, run)
-        if ending.cause == "lost":
-            await self._retry(held, "lost", ending.detail or "the agent was lost with its keeper", may_help=True)
+        if ending.cause == "lost" or ending.kill_cause == KEEPER_TERMINATED:
+            await self._retry(held, "lost", ending.detail or "the agent ended with its machine", may_help=True)
             return
         if ending.cause != "spawn_failed":
             await self._note_started(held)
@@ -206,8 +210,13 @@ class Attendant:
     async def _finish_unstarted(self, held: Held, status: str, reason: str, detail: str) -> None:
         """Finish an agent of which no process was ever started."""
         fields = {"reason": reason, "detail": detail[:_MAX_DETAIL]}
-        await self._persist(lambda: self._queue.finish(held.claim, status, fields))
+        if not await self._persist(lambda: self._queue.finish(held.claim, status, fields)):
+            raise LeaseLost
         _log.info("agent.finished", outcome=status, reason=reason)
+        await self._clear(held)
+
+    async def _clear(self, held: Held) -> None:
+        """Keep what an agent without a result left behind, and remove its workspace."""
         workspace = await asyncio.to_thread(self._workspaces.open, held.ref.tenant, held.ref.agent_id)
         if workspace is not None:
             await self._remove(workspace)
@@ -218,6 +227,8 @@ class Attendant:
             lambda: self._queue.retry(held.claim, reason, detail[:_MAX_DETAIL], pause_ms=pause, may_help=may_help)
         )
         _log.warning("agent.failed_start", outcome=outcome, reason=reason, detail=detail)
+        if outcome in TERMINAL:
+            await self._clear(held)
 
     async def give_back(self, held: Held) -> None:
         """Return an agent to the queue that was not started, when this worker stops; the attempt does not count."""

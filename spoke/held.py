@@ -27,6 +27,8 @@ class Held:
         self.claim = claim
         self.starting = False
         """Set before the supervisor is asked: from then on only the run directory knows whether a process exists."""
+        self.released = asyncio.Event()
+        """Set when nobody here does anything for the claim any more."""
         self._kill: KillStep | None = None
         self._lost = False
         self._news = asyncio.Event()

@@ -7,6 +7,7 @@ result file and the agent's home. Names come from checked ids only, so a path ca
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from spoke.supervision.run_dir import LOG
 _TASK: Final = "task.json"
 _RESULT: Final = "result.json"
 _PARTIAL_CHARACTER_BYTES: Final = 3
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,17 @@ class Runs:
         return Run(self._root / ref.tenant / ref.agent_id / str(attempt))
 
     def read_log(self, ref: AgentRef, attempt: int, offset: int, limit: int) -> LogSlice:
-        """Read at most `limit` bytes of the log of an attempt; empty where there is none."""
+        """Read at most `limit` bytes of the log of an attempt; empty where there is none.
+
+        The agent runs as our user and may have put something else in its place: only a regular file is read.
+        """
         try:
-            descriptor = os.open(self.run(ref, attempt).directory / LOG, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
+            descriptor = os.open(self.run(ref, attempt).directory / LOG, _READ)
+        except OSError:
             return LogSlice(offset, b"", end=True)
         with os.fdopen(descriptor, "rb") as log:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return LogSlice(offset, b"", end=True)
             log.seek(offset)
             data = log.read(limit)
             return LogSlice(offset, data, end=offset + len(data) >= os.fstat(descriptor).st_size)

@@ -87,18 +87,23 @@ class Worker:
 
     def _attend(self, group: asyncio.TaskGroup, claim: Claim, *, resumed: bool) -> None:
         held = Held(claim)
-        if former := self._held.get(held.ref):
+        former = self._held.get(held.ref)
+        if former is not None:
             # Our own lease ran out while this process stood still: the old attendant must not go on.
             former.learn(False)
         self._held[held.ref] = held
-        group.create_task(self._see(held, resumed=resumed))
+        group.create_task(self._see(held, former, resumed=resumed))
 
-    async def _see(self, held: Held, *, resumed: bool) -> None:
+    async def _see(self, held: Held, former: Held | None, *, resumed: bool) -> None:
         try:
+            if former is not None:
+                # It may be in the middle of a start: only once it has let go does the disk say whether a process exists.
+                await former.released.wait()
             await self._attendant.attend(held, resumed=resumed)
         except Exception:
             # A defect must not take the other agents' attendants along; the lease runs out and the agent is taken over.
             _log.exception("agent.attendant_failed", agent_id=held.ref.agent_id)
+        held.released.set()
         if self._held.get(held.ref) is held:
             del self._held[held.ref]
         self._wake.set()
