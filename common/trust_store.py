@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from common.errors import LocalError, Unavailable
+from common.errors import HubspokeError, LocalError, Unavailable
 from common.introduction import Introduction
 from common.invites import InviteRefused
-from common.keyring import OwnedKey, PublicKey
+from common.keyring import KeyRefused, OwnedKey, PublicKey
 from common.peers import ConnectionState, Kind, Peer, PeerRefused, Trust
 
 MAX_PENDING: Final = 100
@@ -40,6 +42,11 @@ CREATE TABLE IF NOT EXISTS invites (
     used_by TEXT, used_kid TEXT
 ) STRICT;
 PRAGMA user_version = 1;
+"""
+# One statement, so that a commit by another process between two reads cannot part a peer from its keys.
+_PEERS: Final = """
+SELECT connection, instance, kind, state, url, epoch, labels, policy, created_s, raw, retires_at
+FROM peers LEFT JOIN keys USING (connection) ORDER BY connection, position
 """
 
 
@@ -67,11 +74,15 @@ class NewPeer:
 
 def _open(path: Path) -> sqlite3.Connection:
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        mode = os.fstat(descriptor).st_mode
+        os.close(descriptor)
         database = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
     except (OSError, sqlite3.Error) as error:
         raise TrustStoreError(f"cannot open {path}: {error}; run init first, or check the directory") from error
     try:
+        if mode & 0o022:
+            raise TrustStoreError(f"{path} can be changed by others; compare its peers, then run: chmod 600 {path}")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
@@ -79,18 +90,40 @@ def _open(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         database.close()
         raise TrustStoreError(f"{path} is no trust store: {error}; restore it from its backup") from error
+    except TrustStoreError:
+        database.close()
+        raise
     return database
 
 
-class TrustStore:
-    """The trust of the node `instance`; close it when done. Use it from one thread."""
+def _tell_nobody(_event: str, _fields: Mapping[str, object]) -> None:
+    pass
 
-    def __init__(self, path: Path, instance: str, own_key: PublicKey) -> None:
+
+class TrustStore:
+    """The trust of the node `instance`; close it when done. Use it from one thread.
+
+    `tell` hears of each change before it is committed: what it raises undoes the change (the audit file, fault 29).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        instance: str,
+        own_key: PublicKey,
+        tell: Callable[[str, Mapping[str, object]], None] = _tell_nobody,
+    ) -> None:
         self._instance = instance
         self._own_key = own_key
+        self._tell = tell
         self._database = _open(path)
         self._version: int | None = None
         self._trust = Trust(())
+        try:
+            self.current()
+        except HubspokeError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the file."""
@@ -101,37 +134,32 @@ class TrustStore:
         try:
             (version,) = self._database.execute("PRAGMA data_version").fetchone()
             if version != self._version:
-                self._trust = Trust(self._read_peers())
+                self._trust = self._read()
                 self._version = version
         except sqlite3.Error as error:
             raise Unavailable(f"the trust store cannot be read: {error}") from error
         return self._trust
 
+    def _read(self) -> Trust:
+        rows = self._database.execute(_PEERS)
+        try:
+            return Trust([_peer_of(group) for _, group in groupby(rows, itemgetter(0))])
+        except (KeyRefused, ValueError) as error:
+            raise TrustStoreError(f"the trust store holds what no peer is: {error}; restore its backup") from error
+
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[None]:
         try:
             self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
+            yield
             self._database.execute("COMMIT")
         except sqlite3.Error as error:
             raise Unavailable(f"the trust store cannot be written: {error}") from error
         finally:
+            # Also after a COMMIT that failed: SQLite leaves it open, and every later change would fail.
+            self._database.rollback()
             # data_version only tells of other connections' commits.
             self._version = None
-
-    def _read_peers(self) -> Iterator[Peer]:
-        keys: dict[int, list[tuple[bytes, int | None]]] = {}
-        for connection, raw, retires_at in self._database.execute(
-            "SELECT connection, raw, retires_at FROM keys ORDER BY connection, position"
-        ):
-            keys.setdefault(connection, []).append((raw, retires_at))
-        columns = "connection, instance, kind, state, url, epoch, labels, policy, created_s"
-        for row in self._database.execute(f"SELECT {columns} FROM peers"):  # noqa: S608  # a constant
-            yield _peer_of(row, keys.get(row[0], []))
 
     def find(self, instance: str) -> Peer:
         """Return the peer of that id; raises `PeerRefused` with `not_found`."""
@@ -149,7 +177,7 @@ class TrustStore:
             return self._find_or_insert(new, state, now_s)
 
     def _find_or_insert(self, new: NewPeer, state: ConnectionState, now_s: int) -> Peer:
-        trust = Trust(self._read_peers())
+        trust = self._read()
         self._check_new(new, trust)
         present = trust.find(new.instance)
         if present is not None and present.state != "revoked":
@@ -161,12 +189,20 @@ class TrustStore:
             "INSERT INTO peers (instance, kind, state, url, labels, created_s) VALUES (?, ?, ?, ?, ?, ?)",
             (new.instance, new.kind, state, new.url, json.dumps(dict(new.labels)), now_s),
         )
-        connection = cursor.lastrowid
+        connection = cast(int, cursor.lastrowid)
         self._database.execute(
             "INSERT INTO keys (connection, position, raw) VALUES (?, 0, ?)", (connection, new.key.raw)
         )
-        (row,) = (peer for peer in self._read_peers() if peer.instance == new.instance)
-        return row
+        return Peer(
+            instance=new.instance,
+            kind=new.kind,
+            state=state,
+            connection=connection,
+            keys=(OwnedKey(new.instance, new.key),),
+            url=new.url,
+            labels=dict(new.labels),
+            created_s=now_s,
+        )
 
     def _check_new(self, new: NewPeer, trust: Trust) -> None:
         if new.instance == self._instance or new.key == self._own_key:
@@ -178,16 +214,21 @@ class TrustStore:
     def set_state(self, instance: str, state: ConnectionState) -> Peer:
         """Take a connection to `state`, in effect when this returns; raises `PeerRefused`."""
         with self._transaction():
-            self.find(instance).check_transition(state)
-            self._database.execute("UPDATE peers SET state = ? WHERE instance = ?", (state, instance))
+            self._move(self.find(instance), state)
         return self.find(instance)
+
+    def _move(self, peer: Peer, state: ConnectionState) -> None:
+        peer.check_transition(state)
+        self._database.execute("UPDATE peers SET state = ? WHERE instance = ?", (state, peer.instance))
 
     def approve(self, instance: str, fingerprint: str) -> Peer:
         """Make a pending peer active when its fingerprint is the one the admin names; raises `PeerRefused`."""
-        peer = self.find(instance)
-        if peer.current_key.fingerprint != fingerprint:
-            raise PeerRefused(f"{instance} has another fingerprint; compare it with its operator again")
-        return self.set_state(instance, "active")
+        with self._transaction():
+            peer = self.find(instance)
+            if peer.current_key.fingerprint != fingerprint:
+                raise PeerRefused(f"{instance} has another fingerprint; compare it with its operator again")
+            self._move(peer, "active")
+        return self.find(instance)
 
     def add_invite(self, invite: str, expires_s: int, labels: Mapping[str, str]) -> None:
         """Note an open invite."""
@@ -196,6 +237,7 @@ class TrustStore:
                 "INSERT INTO invites (invite, expires_s, labels) VALUES (?, ?, ?)",
                 (invite, expires_s, json.dumps(dict(labels))),
             )
+            self._tell("invite.made", {"invite": invite, "expires_s": expires_s})
 
     def redeem(self, introduction: Introduction, now_s: int) -> Peer:
         """Use up the invite of a JOIN whose `mac` was checked, and make its sender an active peer, in one step.
@@ -215,21 +257,20 @@ class TrustStore:
                 raise InviteRefused
             self._refuse_second_life(introduction, repeated=mine)
             peer = self._find_or_insert(NewPeer.introduced(introduction, json.loads(labels)), "active", now_s)
-            self._activate_pending(peer)
+            if peer.state == "pending":
+                self._move(peer, "active")
             self._database.execute(
                 "UPDATE invites SET used_by = ?, used_kid = ? WHERE invite = ?",
                 (introduction.instance, introduction.key.kid, introduction.invite),
             )
+            if not mine:
+                self._tell("invite.used", {"invite": introduction.invite, **_facts_of(peer)})
         return self.find(introduction.instance)
 
     def _refuse_second_life(self, introduction: Introduction, *, repeated: bool) -> None:
-        present = Trust(self._read_peers()).find(introduction.instance)
+        present = self._read().find(introduction.instance)
         if repeated and (present is None or present.state == "revoked"):
             raise InviteRefused
-
-    def _activate_pending(self, peer: Peer) -> None:
-        if peer.state == "pending":
-            self._database.execute("UPDATE peers SET state = 'active' WHERE instance = ?", (peer.instance,))
 
     def request(self, introduction: Introduction, now_s: int) -> Peer:
         """Note a JOIN without invite as a pending peer; raises `PeerRefused` when there are too many already."""
@@ -241,14 +282,16 @@ class TrustStore:
             return self._find_or_insert(NewPeer.introduced(introduction, {}), "pending", now_s)
 
 
-def _peer_of(row: Sequence[Any], keys: Sequence[tuple[bytes, int | None]]) -> Peer:
-    connection, instance, kind, state, url, epoch, labels, policy, created_s = row
+def _peer_of(rows: Iterable[tuple[Any, ...]]) -> Peer:
+    """Build one peer of its rows in `_PEERS`, one per key."""
+    listed = list(rows)
+    connection, instance, kind, state, url, epoch, labels, policy, created_s = listed[0][:-2]
     return Peer(
         instance=instance,
         kind=kind,
         state=state,
         connection=connection,
-        keys=tuple(OwnedKey(instance, PublicKey(raw), retires_at) for raw, retires_at in keys),
+        keys=tuple(OwnedKey(instance, PublicKey(raw or b""), retires_at) for *_, raw, retires_at in listed),
         url=url,
         epoch=epoch,
         labels=json.loads(labels),
