@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -193,7 +193,7 @@ class TrustStore:
         self._database.execute(
             "INSERT INTO keys (connection, position, raw) VALUES (?, 0, ?)", (connection, new.key.raw)
         )
-        return Peer(
+        peer = Peer(
             instance=new.instance,
             kind=new.kind,
             state=state,
@@ -203,6 +203,8 @@ class TrustStore:
             labels=dict(new.labels),
             created_s=now_s,
         )
+        self._tell("peer.added", _facts_of(peer))
+        return peer
 
     def _check_new(self, new: NewPeer, trust: Trust) -> None:
         if new.instance == self._instance or new.key == self._own_key:
@@ -220,6 +222,7 @@ class TrustStore:
     def _move(self, peer: Peer, state: ConnectionState) -> None:
         peer.check_transition(state)
         self._database.execute("UPDATE peers SET state = ? WHERE instance = ?", (state, peer.instance))
+        self._tell("peer.changed", {**_facts_of(peer), "was": peer.state, "state": state})
 
     def approve(self, instance: str, fingerprint: str) -> Peer:
         """Make a pending peer active when its fingerprint is the one the admin names; raises `PeerRefused`."""
@@ -280,6 +283,17 @@ class TrustStore:
             if pending >= MAX_PENDING and (present is None or present.state == "revoked"):
                 raise PeerRefused("too many peers wait for approval; ask the hub's admin to approve or revoke some")
             return self._find_or_insert(NewPeer.introduced(introduction, {}), "pending", now_s)
+
+
+def _facts_of(peer: Peer) -> dict[str, object]:
+    return {
+        "peer": peer.instance,
+        "kind": peer.kind,
+        "state": peer.state,
+        "connection": peer.connection,
+        "kid": peer.current_key.kid,
+        "url": peer.url,
+    }
 
 
 def _peer_of(rows: Iterable[tuple[Any, ...]]) -> Peer:
