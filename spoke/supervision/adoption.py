@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from spoke.supervision import linux
+from spoke.supervision.cgroup import Cgroup
 from spoke.supervision.run_dir import (
     EXIT,
     KEEPER,
@@ -119,11 +120,12 @@ def settle_lost(dir_fd: int) -> Ending | None:
 
 def _lost(dir_fd: int) -> Ending:
     try:
-        token = decode_launch(read_file(LAUNCH, dir_fd) or b"")[1]
+        spec, token = decode_launch(read_file(LAUNCH, dir_fd) or b"")
     except (ValueError, KeyError, TypeError):
         receipt, detail = None, "the keeper is gone and the launch record is damaged"
     else:
-        receipt, detail = _sweep(token), "the keeper is gone and left no ending"
+        group = None if spec.cgroup is None else Cgroup(Path(spec.cgroup))
+        receipt, detail = _sweep(token, group), "the keeper is gone and left no ending"
     record = _read_keeper(dir_fd)
     return Ending(
         cause="lost",
@@ -142,8 +144,10 @@ def _log_size(dir_fd: int) -> int:
         return 0
 
 
-def _sweep(token: str) -> Receipt | None:
-    """SIGKILL every process that carries the token, and its descendants, until a whole look finds none."""
+def _sweep(token: str, group: Cgroup | None) -> Receipt | None:
+    """SIGKILL the group, and every process that carries the token, and its descendants, until a look finds none."""
+    if group is not None:
+        group.kill()
     mark = f"{TOKEN_NAME}={token}".encode()
     first_at: str | None = None
     give_up_at = time.monotonic() + _SWEEP_LIMIT_S
@@ -154,6 +158,8 @@ def _sweep(token: str) -> Receipt | None:
         for process in found:
             linux.signal_process(process, signal.SIGKILL)
         time.sleep(_SWEEP_PAUSE_S)  # their end is not ours to wait for: they are nobody's children here
+    if group is not None:
+        group.remove()
     if first_at is None:
         return None
     return Receipt((SignalSent("SIGKILL", first_at),), survivors=len(found))

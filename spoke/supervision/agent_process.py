@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from spoke.supervision import linux
+from spoke.supervision.cgroup import Cgroup
 from spoke.supervision.run_dir import TOKEN_NAME, LaunchSpec, Limits
 
 _FREEZE_LIMIT_S: Final = 1.0
@@ -36,14 +37,17 @@ class MainEnd:
     signal: str | None
 
 
-def spawn(spec: LaunchSpec, token: str, stdin_fd: int, output_fd: int) -> int:
-    """Start the agent in a session of its own and return its pid once it has been exec'd; raises SpawnFailed."""
+def spawn(spec: LaunchSpec, token: str, stdin_fd: int, output_fd: int, procs_fd: int | None = None) -> int:
+    """Start the agent in a session of its own and return its pid once it has been exec'd; raises SpawnFailed.
+
+    `procs_fd` is the `cgroup.procs` of the control group that it enters before anything else.
+    """
     report_fd, child_report_fd = os.pipe()
     keeper = os.getpid()
     try:
         pid = os.fork()
         if pid == 0:
-            _become_agent(spec, token, (stdin_fd, output_fd, child_report_fd), keeper)
+            _become_agent(spec, token, (stdin_fd, output_fd, child_report_fd), procs_fd, keeper)
     except OSError as error:
         os.close(report_fd)
         raise SpawnFailed(f"fork: {error.strerror}") from error
@@ -58,7 +62,7 @@ def spawn(spec: LaunchSpec, token: str, stdin_fd: int, output_fd: int) -> int:
 
 
 def _become_agent(
-    spec: LaunchSpec, token: str, fds: tuple[int, int, int], keeper: int
+    spec: LaunchSpec, token: str, fds: tuple[int, int, int], procs_fd: int | None, keeper: int
 ) -> NoReturn:  # pragma: no cover - runs between fork and exec, where no measurement survives
     step, report_fd = "prepare", fds[-1]
     try:
@@ -66,6 +70,9 @@ def _become_agent(
         linux.die_with_parent()
         if os.getppid() != keeper:
             os._exit(127)  # the keeper died before the line above took effect
+        if procs_fd is not None:
+            step = "control group"
+            os.write(procs_fd, b"0")
         _take_only(*fds)
         report_fd = _REPORT_FD
         _reset_signals()
@@ -116,14 +123,18 @@ def _apply_limits(limits: Limits) -> None:  # pragma: no cover - between fork an
             continue
         hard = resource.getrlimit(limit)[1]
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (allowed, allowed))
+        # One second more before SIGKILL: that SIGXCPU ended it shows which limit it was.
+        most = allowed + 1 if limit == resource.RLIMIT_CPU and allowed != hard else allowed
+        resource.setrlimit(limit, (allowed, most))
 
 
 class AgentProcess:
     """The agent's main process and everything that descends from it, seen from its keeper (the calling process)."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, *, group: Cgroup | None = None, wrapped: bool = False) -> None:
         self._pid = pid
+        self._group = group
+        self._wrapped = wrapped
         self._keeper = os.getpid()
         self._main_reaped = False
         self.main_end: MainEnd | None = None
@@ -150,10 +161,12 @@ class AgentProcess:
         return False
 
     def terminate(self) -> None:
-        """Send SIGTERM to the process group and to every descendant that left it."""
-        self._signal_group(signal.SIGTERM)
+        """Send SIGTERM to the process group and to every descendant outside it; of a sandbox, to all inside."""
+        if not self._wrapped:
+            self._signal_group(signal.SIGTERM)
         for process, stat in linux.descendants_of(self._keeper).items():
-            if stat.pgrp != self._pid or self._main_reaped:
+            outside = process.pid != self._pid if self._wrapped else stat.pgrp != self._pid
+            if outside or self._main_reaped:
                 linux.signal_process(process, signal.SIGTERM)
 
     def kill(self) -> None:
@@ -162,6 +175,8 @@ class AgentProcess:
         Stopped processes keep their places under a process limit, killed ones would make room for more. Call it again,
         with `reap` before, until nothing is left.
         """
+        if self._group is not None:
+            self._group.kill()
         self._signal_group(signal.SIGKILL)
         if self.main_end is not None:
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the rest: no flood of zombies, no wake-ups

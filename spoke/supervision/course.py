@@ -17,7 +17,8 @@ KILL_EVERY_S: Final = 0.05
 KILL_LIMIT_S: Final = 10.0
 """After this long SIGKILL has failed (uninterruptible sleep, another user's process): survivors are reported."""
 
-Cause = Literal["exited", "timeout", "silence", "killed"]
+Excess = Literal["oom", "processes"]
+Cause = Literal["exited", "timeout", "silence", "killed"] | Excess
 
 
 class Action(enum.Enum):
@@ -57,6 +58,10 @@ class Course:
             self.kill_cause = kill_cause
         self._end(now, "killed", grace_s)
 
+    def exceed(self, now: float, cause: Excess) -> None:
+        """Tell that the agent uses more than it may: there is no time to be lost on a grace."""
+        self._end(now, cause, 0.0)
+
     def decide(self, now: float, *, empty: bool) -> Action:
         """Return what to do now; `empty` says that no process of the agent is left, main or descendant."""
         self._check_limits(now)
@@ -92,6 +97,6 @@ class Course:
     def _end(self, now: float, cause: Cause, grace_s: float) -> None:
         if self.cause is None:
             self.cause = cause
-        elif cause != "killed":
-            return  # only a request may shorten; a limit that is reached while ending says nothing new
+        elif cause in ("exited", "timeout", "silence"):
+            return  # a limit of time that is reached while ending says nothing new; all else may shorten
         self._kill_at = min(self._kill_at, now + grace_s)

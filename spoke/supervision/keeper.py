@@ -14,11 +14,12 @@ import signal
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from spoke.supervision import linux
 from spoke.supervision.agent_process import AgentProcess, MainEnd, SpawnFailed, spawn
+from spoke.supervision.allowance import Allowance
 from spoke.supervision.course import Action, Course
 from spoke.supervision.log_pump import LogPump
 from spoke.supervision.run_dir import (
@@ -149,10 +150,27 @@ class Keeper:
         except OSError as error:
             raise SpawnFailed(f"run directory: {error.strerror}") from error
         os.set_blocking(self._pipe_fd, False)
-        self._agent = AgentProcess(spawn(spec, token, stdin_fd, output_fd))
+        self._agent = self._spawn(spec, token, stdin_fd, output_fd)
         os.close(output_fd)
         os.close(stdin_fd)
         return LogPump(self._pipe_fd, log_fd, spec.log_cap_bytes)
+
+    def _spawn(self, spec: LaunchSpec, token: str, stdin_fd: int, output_fd: int) -> AgentProcess:
+        try:
+            self._allowance = Allowance(spec)
+            procs_fd = self._allowance.open_procs()
+        except OSError as error:
+            raise SpawnFailed(f"control group {spec.cgroup}: {error.strerror}") from error
+        limited = replace(spec, limits=self._allowance.limits)
+        try:
+            pid = spawn(limited, token, stdin_fd, output_fd, procs_fd)
+        except SpawnFailed:
+            self._allowance.close()
+            raise
+        finally:
+            if procs_fd is not None:
+                os.close(procs_fd)
+        return AgentProcess(pid, group=self._allowance.group, wrapped=spec.wrapped)
 
     def _wake_on_signals(self) -> int:
         """Make SIGCHLD and SIGTERM readable, so that one poll waits for everything."""
@@ -173,7 +191,8 @@ class Keeper:
         for fd in (self._wake_fd, self._control_fd, self._pipe_fd):
             poller.register(fd, select.POLLIN)
         while True:
-            wait_s = min(max(0.0, self._course.wake_at() - time.monotonic()), _MAX_WAIT_S)
+            wake_at = min(self._course.wake_at(), self._allowance.look_at())
+            wait_s = min(max(0.0, wake_at - time.monotonic()), _MAX_WAIT_S)
             ready = {fd for fd, _ in poller.poll(math.ceil(wait_s * 1000))}
             if self._wake_fd in ready:
                 _drain(self._wake_fd)
@@ -193,6 +212,8 @@ class Keeper:
         if self._terminated:
             self._course.ask_kill(now, self._grace_s, KEEPER_TERMINATED)
             self._terminated = False
+        if excess := self._allowance.find_excess(now):
+            self._course.exceed(now, excess)
         return self._act(self._course.decide(now, empty=self._agent.is_empty()))
 
     def _act(self, action: Action) -> bool:
@@ -227,8 +248,11 @@ class Keeper:
     def _finish(self) -> Ending:
         survivors = self._agent.count_survivors()
         self._pump.finish()
-        cause = self._course.cause
         main_end = self._agent.main_end or MainEnd(None, None)
+        cause = self._course.cause
+        if cause == "exited" and main_end.exit_code != 0 and self._allowance.out_of_memory():
+            cause = "oom"
+        self._allowance.close()
         signals = tuple(SignalSent(name, at) for name, at in self._signals.items())
         return Ending(
             cause=cause or "exited",
@@ -239,7 +263,7 @@ class Keeper:
             finished_at=linux.now_rfc3339(),
             log_bytes=self._pump.kept,
             log_dropped=self._pump.dropped,
-            detail=self._pump.problem,
+            detail=self._allowance.excess or self._pump.problem,
             receipt=Receipt(signals, survivors) if signals else None,
         )
 

@@ -40,6 +40,8 @@ class ProcessStat:
     ppid: int
     pgrp: int
     start_ticks: int
+    threads: int = 1
+    rss_pages: int = 0
 
 
 def now_rfc3339() -> str:
@@ -84,7 +86,9 @@ def stat_of(pid: int) -> ProcessStat | None:
 
 def _parse_stat(content: bytes) -> ProcessStat:
     fields = content.rpartition(b")")[2].split()  # the name before it may hold spaces and brackets
-    return ProcessStat(fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[19]))
+    state, ppid, pgrp = fields[:3]
+    threads, start_ticks, rss_pages = fields[17], fields[19], fields[21]
+    return ProcessStat(state.decode(), int(ppid), int(pgrp), int(start_ticks), int(threads), int(rss_pages))
 
 
 def lists_children() -> bool:

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 LAUNCH: Final = "launch.json"
 """What to run; written before anything is forked and never replaced: an attempt is started at most once."""
@@ -30,8 +30,8 @@ CRASH: Final = "keeper.err"
 TOKEN_NAME: Final = "HUBSPOKE_RUN"  # noqa: S105 - the name of a variable, no password
 """The one environment variable added to what was asked for, to find an agent whose keeper is gone."""
 
-Cause = Literal["exited", "timeout", "silence", "killed", "spawn_failed", "lost"]
-_CAUSES: Final = frozenset({"exited", "timeout", "silence", "killed", "spawn_failed", "lost"})
+Cause = Literal["exited", "timeout", "silence", "killed", "oom", "processes", "spawn_failed", "lost"]
+_CAUSES: Final = frozenset(get_args(Cause))
 
 
 class RunState(enum.Enum):
@@ -45,18 +45,28 @@ class RunState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Resource limits of the agent (setrlimit, soft and hard); None leaves the inherited one. Core dumps are off."""
+    """Limits of the agent; None is none, or for those of setrlimit the inherited one. Core dumps are off.
+
+    The last two are for all of its processes together, kept by a control group or else by the keeper; the others are
+    for each process (setrlimit), and `nproc` counts every process and thread of the user.
+    """
 
     nofile: int | None = None
     fsize_bytes: int | None = None
     cpu_s: int | None = None
     as_bytes: int | None = None
     nproc: int | None = None
+    memory_bytes: int | None = None
+    tasks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchSpec:
-    """One agent start: `env` is the complete environment, `stdin` is not part of the launch record."""
+    """One agent start: `env` is the complete environment, `stdin` is not part of the launch record.
+
+    `cgroup` is the control group to be made for it. `wrapped` says that the main process is a sandbox which would take
+    the agent along at once: what asks the agent to end goes to everything but it.
+    """
 
     argv: tuple[str, ...]
     cwd: str
@@ -67,6 +77,8 @@ class LaunchSpec:
     log_cap_bytes: int = 16 * 1024 * 1024
     stdin: bytes = b""
     limits: Limits = field(default_factory=Limits)
+    cgroup: str | None = None
+    wrapped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +141,8 @@ def encode_launch(spec: LaunchSpec, token: str) -> bytes:
         "silence_s": spec.silence_s,
         "grace_s": spec.grace_s,
         "log_cap_bytes": spec.log_cap_bytes,
+        "cgroup": spec.cgroup,
+        "wrapped": spec.wrapped,
         "limits": limits,
         "token": token,
     }
