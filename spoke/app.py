@@ -50,6 +50,7 @@ from spoke.router import Router
 from spoke.runs import Runs
 from spoke.settings import SpokeDirectory, SpokeSettings
 from spoke.stored_command import StoredCommands
+from spoke.supervision import cgroup
 from spoke.supervision.supervisor import Supervisor
 from spoke.worker import Worker
 from spoke.workspace import Workspaces
@@ -125,7 +126,9 @@ class _Parts:
         runs = Runs(directory.runs)
         commands = StoredCommands(me.instance, spoke.key.public, trust.current)
         workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)))
-        launcher = Launcher(settings.agents, os.environ, settings.limits.log_mib)
+        launcher = Launcher(
+            settings.agents, os.environ, settings.limits.log_mib, directory=directory.path, groups=_groups(settings)
+        )
         attendant = Attendant(self.queue, commands, workspaces, sup, runs, launcher, clock)
         life = clock.new_id()
         self.worker = Worker(self.queue, attendant, self._limits, node=_name(directory.path), life=life)
@@ -147,6 +150,20 @@ class _Parts:
 
     def _oldest_ms(self) -> int:
         return SystemClock().now_ms() - self._spoke.settings.limits.retention_days * _DAY_MS
+
+
+def _groups(settings: SpokeSettings) -> Path | None:
+    """Return where the agents' control groups go, None where none were delegated to us or `cgroup` is off."""
+    base = cgroup.find_delegated() if settings.limits.cgroup == "auto" else None
+    if base is None:
+        return None
+    try:
+        agents = cgroup.prepare(base)
+    except OSError as error:
+        _log.warning("cgroup.not_used", path=str(base), reason=error.strerror)
+        return None
+    _log.info("cgroup.used", path=str(agents))
+    return agents
 
 
 def _name(directory: Path) -> str:

@@ -30,8 +30,14 @@ def judge(ending: Ending, profile: Profile, *, readable: bool) -> Verdict:
             return Verdict("killed", ending.kill_cause)
         case "timeout" | "silence":
             return Verdict("failed", "timeout")
+        case "oom":
+            return Verdict("failed", "oom")
+        case "processes":
+            return Verdict("failed", "agent_error")
         case "spawn_failed":
             return Verdict("failed", "spawn_failed")
+        case "exited" if ending.signal == "SIGXCPU":
+            return Verdict("failed", "timeout")
         case "exited":
             return _judge_exit(ending.exit_code, profile, readable=readable)
         case _:

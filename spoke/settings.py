@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -54,12 +54,20 @@ rate_per_s = 50
 
 
 class LimitsSection(Section):
-    """`[limits]`: agents at once, agents queued, size of an agent's log, days that ended agents are kept."""
+    """`[limits]`: agents at once, agents queued, size of an agent's log, and what is kept of ended agents.
+
+    `retention_days` is how long an ended agent is kept, `disk_gib` how much disk all agents may take together (0: no
+    bound), `mirror_days` how long a repository is kept that no agent uses. `cgroup` is `off` to leave control groups
+    alone where they were delegated.
+    """
 
     agents: Annotated[int, Field(ge=0)] = 4
     queue: Annotated[int, Field(ge=1)] = 10_000
     log_mib: Annotated[int, Field(ge=1)] = 64
     retention_days: Annotated[int, Field(ge=1)] = 30
+    disk_gib: Annotated[float, Field(ge=0)] = 0
+    mirror_days: Annotated[int, Field(ge=1)] = 30
+    cgroup: Literal["auto", "off"] = "auto"
 
 
 class LocalSection(Section):

@@ -21,6 +21,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from common.commands import Context
+from spoke.confinement import AgentLimits, SandboxConfig
 
 __all__ = [
     "AgentConfig",
@@ -75,14 +76,13 @@ class Profile(BaseModel):
         return None if exit_code == 0 else self.exit_codes.get(str(exit_code), "exit_nonzero")
 
 
-class AgentConfig(BaseModel):
-    """`[agents.TYPE]` of spoke.toml: which profile, with which command, and which variables it gets on top."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+class AgentConfig(SandboxConfig):
+    """`[agents.TYPE]` of spoke.toml: which profile, with which command and further variables, and how confined."""
 
     profile: str = "report"
     command: Annotated[list[Argument], Field(min_length=1)] | None = None
-    env: list[Variable] = []
+    env: list[Variable] = Field(default_factory=list)
+    limits: AgentLimits = AgentLimits()
 
     @model_validator(mode="after")
     def _fits_the_profile(self) -> AgentConfig:
