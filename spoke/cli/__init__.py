@@ -1,4 +1,4 @@
-"""The command `spoke`. Each group of commands is a module of its own, imported when it is used: start-up time is felt."""
+"""The command `spoke`. Each group of commands is a module, imported when it is used: start-up time is felt."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class Watch:
         self.seen: dict[str, dict[str, Any]] = {}
 
     async def until(self, states: Sequence[frozenset[str]]) -> None:
-        """Watch until there are as many agents as `states` and each, in the order of adding, is in one of its states."""
+        """Watch until there are as many agents as `states` and each, in the order added, is in one of its states."""
         async with asyncio.timeout(DEADLINE_S):
             while not self._reached(states):
                 for agent in list(self.names):
