@@ -77,12 +77,12 @@ def _open(path: Path) -> sqlite3.Connection:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         mode = os.fstat(descriptor).st_mode
         os.close(descriptor)
+        if mode & 0o022:
+            raise TrustStoreError(f"{path} can be changed by others; compare its peers, then run: chmod 600 {path}")
         database = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
     except (OSError, sqlite3.Error) as error:
         raise TrustStoreError(f"cannot open {path}: {error}; run init first, or check the directory") from error
     try:
-        if mode & 0o022:
-            raise TrustStoreError(f"{path} can be changed by others; compare its peers, then run: chmod 600 {path}")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
@@ -90,9 +90,6 @@ def _open(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         database.close()
         raise TrustStoreError(f"{path} is no trust store: {error}; restore it from its backup") from error
-    except TrustStoreError:
-        database.close()
-        raise
     return database
 
 
