@@ -97,7 +97,7 @@ class Worker:
     async def _see(self, held: Held, former: Held | None, *, resumed: bool) -> None:
         try:
             if former is not None:
-                # It may be in the middle of a start: only once it has let go does the disk say whether a process exists.
+                # It may be in the middle of a start: only once it has let go does the disk say whether a process is there.
                 await former.released.wait()
             await self._attendant.attend(held, resumed=resumed)
         except Exception:
