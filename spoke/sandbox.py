@@ -43,7 +43,7 @@ class SandboxMissing(LaunchFailed):
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """Confines agents of one type; `hidden` is the spoke's directory. Raises LocalError `config` for a path in the list."""
+    """Confines agents of one type; `hidden` is the spoke's directory. Raises LocalError for a listed path."""
 
     config: SandboxConfig
     hidden: Path
