@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -67,15 +67,21 @@ def problem_document(
     status: int, code: str, detail: str, *, headers: dict[str, str] | None = None, **members: object
 ) -> web.Response:
     """Build an RFC 9457 problem with our `code`."""
-    body = {
-        "type": PROBLEM_URI + code,
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "code": code,
-        "detail": detail,
-        **members,
-    }
-    return web.Response(body=strict_json.encode(body), status=status, content_type=PROBLEM_TYPE, headers=headers)
+    body = _encode_problem(status, code, detail, members)
+    return web.Response(body=body, status=status, content_type=PROBLEM_TYPE, headers=headers)
+
+
+def encode_problem(error: HubspokeError) -> bytes:
+    """Return the problem of an error for a link, which has no headers: `retryAfterS` says what `Retry-After` would."""
+    wait = {"retryAfterS": error.retry_after_s} if isinstance(error, Unavailable | RateLimited) else {}
+    return _encode_problem(error.http_status, error.code, error.message, {**error.extra, **wait})
+
+
+def _encode_problem(status: int, code: str, detail: str, members: Mapping[str, object]) -> bytes:
+    phrase = HTTPStatus(status).phrase
+    return strict_json.encode(
+        {"type": PROBLEM_URI + code, "title": phrase, "status": status, "code": code, "detail": detail, **members}
+    )
 
 
 @web.middleware

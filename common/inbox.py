@@ -12,6 +12,7 @@ from typing import Protocol
 from common.connection import Admitted, Node, admit
 from common.envelope import EnvelopeType, ReplyBody, verify
 from common.errors import PeerError
+from common.handshake import ONLY_HELLO, Hello, check_hello
 from common.peers import Trust
 
 _ONLY_REPLY = frozenset({EnvelopeType.REPLY})
@@ -42,6 +43,11 @@ class Inbox:
         """Return the admitted envelope; raises `EnvelopeRejected`."""
         trust = self._trust.current()
         return admit(verify(raw, trust.keyring, now_s), trust, self._me, now_s)
+
+    def admit_hello(self, raw: bytes, *, nonce: str, now_s: float) -> Hello:
+        """Return a peer's HELLO that answers our challenge `nonce`; raises `EnvelopeRejected`."""
+        trust = self._trust.current()
+        return check_hello(admit(verify(raw, trust.keyring, now_s), trust, self._me, now_s, ONLY_HELLO), nonce)
 
     def admit_reply(self, raw: bytes, *, sent_to: str, re: str, count: int, now_s: float) -> ReplyBody:
         """Return the reply of `sent_to` to our envelope `re` of `count` items.

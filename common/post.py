@@ -22,9 +22,10 @@ from common.inbox import BadReply
 from common.jose import MAX_ENVELOPE_BYTES
 from common.peer_url import check_peer_url, is_peer_address
 from common.peers import Peer
+from common.proxy import proxy_for
 
 ENVELOPES_PATH: Final = "/federation/v1/envelopes"
-_MAX_PROBLEM_BYTES: Final = 16 * 1024
+MAX_PROBLEM_BYTES: Final = 16 * 1024
 _CONNECT_TIMEOUT_S: Final = 5
 _TOTAL_TIMEOUT_S: Final = 30
 _OK: Final = 200
@@ -50,9 +51,22 @@ class _PeerResolver(AbstractResolver):
         await self._resolver.close()
 
 
+async def _refuse_redirect(_session: object, _context: object, params: aiohttp.TraceRequestRedirectParams) -> None:
+    params.response.close()
+    raise aiohttp.ClientError("redirected")
+
+
+def _no_redirects() -> aiohttp.TraceConfig:
+    """Refuse redirects also where aiohttp leaves no choice, as in `ws_connect` (attack row 48)."""
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(_refuse_redirect)
+    return tracing
+
+
 def open_session() -> aiohttp.ClientSession:
     """Return a client session with our limits; close it when done."""
     return aiohttp.ClientSession(
+        trace_configs=[_no_redirects()],
         connector=aiohttp.TCPConnector(resolver=_PeerResolver(), limit=0, limit_per_host=8),
         timeout=aiohttp.ClientTimeout(total=_TOTAL_TIMEOUT_S, sock_connect=_CONNECT_TIMEOUT_S),
         auto_decompress=False,
@@ -72,7 +86,11 @@ async def _read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return bytes(body)
 
 
-def _read_problem(status: int, body: bytes) -> EnvelopeNotTaken:
+def read_problem(body: bytes, status: int | None = None) -> EnvelopeNotTaken:
+    """Return what a peer's problem document says; a code of another form than ours is `bad_reply`.
+
+    `status` is that of the response; without one (on a link) the document's own is taken.
+    """
     try:
         document: Any = strict_json.parse(body)
     except Malformed:
@@ -81,6 +99,9 @@ def _read_problem(status: int, body: bytes) -> EnvelopeNotTaken:
     code = members.get("code")
     if not isinstance(code, str) or not code.isascii() or not code.isidentifier() or len(code) > _MAX_CODE:
         code = "bad_reply"
+    if status is None:
+        told = members.get("status")
+        status = told if isinstance(told, int) else 0
     return EnvelopeNotTaken(status, code, f"the peer refused with {status} {code}", members.get("now"))
 
 
@@ -91,10 +112,13 @@ async def fetch(session: aiohttp.ClientSession, method: str, url: str, raw: byte
     when there was no whole answer: then nobody knows what the peer did.
     """
     headers = {} if raw is None else {"Content-Type": ENVELOPE_TYPE}
+    proxy = proxy_for(url)
     try:
-        async with session.request(method, url, data=raw, headers=headers, allow_redirects=False) as response:
+        async with session.request(
+            method, url, data=raw, headers=headers, allow_redirects=False, proxy=proxy
+        ) as response:
             if response.status != _OK:
-                raise _read_problem(response.status, await _read_bounded(response, _MAX_PROBLEM_BYTES))
+                raise read_problem(await _read_bounded(response, MAX_PROBLEM_BYTES), response.status)
             if response.content_type != ENVELOPE_TYPE:
                 raise BadReply("the peer's answer is no envelope")
             return await _read_bounded(response, MAX_ENVELOPE_BYTES)

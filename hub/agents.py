@@ -12,6 +12,7 @@ from common import strict_json
 from common.connection import DEFAULT_SKEW_S
 from common.envelope import Claims
 from common.errors import EnvelopeRejected, PeerError
+from common.handshake import Hello
 from common.peers import Peer
 from common.scripts import ScriptSet
 from common.valkey import translated
@@ -58,13 +59,14 @@ class ReplayMark:
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """How delivery to a spoke goes; times in ms since the epoch, 0 for never."""
+    """How delivery to a spoke goes, and what it told when it last opened a link; times in ms, 0 for never."""
 
     last_contact_ms: int
     failures: int
     next_attempt_ms: int
     last_error: dict[str, Any] | None
     pending: int
+    hello: dict[str, Any] | None = None
 
 
 class Agents:
@@ -129,17 +131,25 @@ class Agents:
         """Return how delivery to a spoke goes."""
         with translated():
             async with self._client.pipeline(transaction=False) as pipeline:
-                pipeline.hmget(self._keys.contact(tenant), ["contact", "failures", "next", "error"])
+                pipeline.hmget(self._keys.contact(tenant), ["contact", "failures", "next", "error", "hello"])
                 pipeline.zcard(self._keys.outbox(tenant))
                 pipeline.zcard(self._keys.deferred(tenant))
-                (contact, failures, following, error), ready, deferred = await pipeline.execute()
+                (contact, failures, following, error, hello), ready, deferred = await pipeline.execute()
         return Contact(
             last_contact_ms=int(contact or 0),
             failures=int(failures or 0),
             next_attempt_ms=int(following or 0),
             last_error=strict_json.parse(error) if error else None,
             pending=ready + deferred,
+            hello=strict_json.parse(hello) if hello else None,
         )
+
+    async def note_hello(self, hello: Hello, now_ms: int) -> None:
+        """Keep what a spoke told of itself when it opened a link, which is also a contact."""
+        capacity = hello.capacity and hello.capacity.model_dump(by_alias=True)
+        told = strict_json.encode({"capacity": capacity, "labels": dict(hello.labels), "at": now_ms})
+        with translated():
+            await self._client.hset(self._keys.contact(hello.peer.tenant), mapping={"contact": now_ms, "hello": told})
 
 
 def _arguments(settlement: Settlement) -> list[Argument]:

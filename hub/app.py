@@ -28,6 +28,7 @@ from common.http import json_response, problems
 from common.inbox import Inbox
 from common.keyfiles import load_signing_key, load_token
 from common.keyring import SigningKey
+from common.links import Carrier, Links
 from common.listener import listening
 from common.post import PostTransport, open_session
 from common.scripts import ScriptSet
@@ -45,6 +46,7 @@ from hub.intake import Intake
 from hub.inviting import Inviting
 from hub.joining import Joining
 from hub.keyspace import Keyspace
+from hub.link_routes import Greeter, LinkRoutes
 from hub.metrics import Metrics
 from hub.operations import Operations
 from hub.outbox import Outbox
@@ -116,19 +118,22 @@ class Parts:
         self.url = hub.settings.node.url
         keys, scripts = Keyspace(me.instance), ScriptSet("hub")
         inbox = Inbox(me, trust)
-        exchange = Exchange(me, hub.key, inbox, PostTransport(session), clock)
+        self.links = Links()
+        exchange = Exchange(me, hub.key, inbox, Carrier(self.links, PostTransport(session)), clock)
         self.agents = agents = Agents(valkey.client, keys, scripts)
         outbox = Outbox(valkey.client, keys, scripts, hub.settings.outbox.limit)
         self.sender = Sender(outbox, agents, exchange, trust, clock, metrics)
         self.feed = Feed(valkey.client, valkey.blocking, keys)
         intake = Intake(me, inbox, agents, exchange, clock, metrics, self.sender.heard)
         joining = Joining(me, hub.key, trust, agents, exchange, clock, self.sender.heard)
+        greeter = Greeter(hub.key, inbox, exchange, clock)
+        links = LinkRoutes(greeter, self.links, intake, agents, trust, metrics, self.sender.heard)
         self.spawning = spawning = Spawning(trust, agents, outbox, self.sender, clock, metrics)
         inviting = Inviting(me.instance, hub.key, trust, clock)
         routes = [
             *AgentsApi(agents, spawning, Queries(exchange, agents, clock), trust).routes(),
             *EventsApi(self.feed).routes(),
-            *PeersApi(trust, agents, inviting, self.sender.heard, self._own_url).routes(),
+            *PeersApi(trust, agents, inviting, self.sender.heard, self._own_url, self.links).routes(),
         ]
         document = build_openapi(routes, version("hubspoke"))
 
@@ -139,6 +144,7 @@ class Parts:
         self.app.add_routes(
             [
                 *FederationRoutes(intake, joining, metrics, self._own_url).routes(),
+                *links.routes(),
                 *Operations(agents, trust, metrics).routes(),
                 *(route.to_aiohttp() for route in routes),
                 web.get(_OPENAPI_PATH, show_openapi),
@@ -151,6 +157,7 @@ class Parts:
 
     async def _stop_watchers(self, _app: web.Application) -> None:
         self.feed.close()
+        self.links.end_all()
 
 
 async def _work(parts: Parts, server: EmbeddedValkey | None, stop: asyncio.Event) -> None:

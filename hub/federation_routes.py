@@ -5,20 +5,16 @@ Thin: bounded bytes in, `intake` or `joining` decides, bytes out; one canonical 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
-import structlog
 from aiohttp import web
 
-from common.errors import BadSignature, HubspokeError
 from common.http import ENVELOPE_TYPE, read_body
+from hub.audit import audited
 from hub.intake import Intake
 from hub.joining import Joining
 from hub.metrics import Metrics
-
-_log: Final = structlog.get_logger("federation")
 
 
 class FederationRoutes:
@@ -67,21 +63,10 @@ class FederationRoutes:
         event: str,
         take: Callable[[bytes], Awaitable[tuple[bytes, dict[str, Any]]]],
     ) -> web.Response:
-        started = time.monotonic()
-        line: dict[str, Any] = {"remote": request.remote, "outcome": "accepted"}
-        try:
+        with audited(self._metrics, event, remote=request.remote) as line:
             reply, told = await take(await read_body(request, ENVELOPE_TYPE))
-            line |= told
+            line.update(told)
             return _envelope(reply)
-        except HubspokeError as error:
-            line |= {
-                "outcome": error.code,
-                "reason": error.reason if isinstance(error, BadSignature) else error.message,
-            }
-            raise
-        finally:
-            self._metrics.envelopes_received.labels(line["outcome"]).inc()
-            _log.info(event, **line, duration_ms=round((time.monotonic() - started) * 1000, 1))
 
 
 def _envelope(raw: bytes) -> web.Response:

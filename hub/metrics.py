@@ -31,6 +31,7 @@ class Metrics:
         self.outbox_pending = Gauge(
             "hub_outbox_pending", "Commands waiting, by spoke", ["spoke"], registry=self.registry
         )
+        self.links = Gauge("hub_links", "Links that spokes have open", registry=self.registry)
         self.peers = Gauge("hub_peers", "Spokes, by state of the connection", ["state"], registry=self.registry)
 
     def render(self) -> bytes:

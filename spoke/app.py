@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from aiohttp import web
+from aiohttp import ClientSession, web
 from redis.asyncio import Redis
 
 from common.clock import SystemClock
@@ -25,21 +25,25 @@ from common.connection import Node
 from common.directory import announced, exclusive
 from common.embedded_valkey import EmbeddedValkey
 from common.exchange import Exchange
+from common.handshake import Capacity
 from common.http import problems
 from common.ids import uuid7_time_ms
 from common.inbox import Inbox
 from common.introduction import identity_claim
 from common.keyfiles import load_signing_key, load_token
 from common.keyring import SigningKey
+from common.links import Carrier, Links
 from common.listener import listening
 from common.peers import LOCAL_TENANT, Peer
 from common.post import PostTransport, open_session
 from common.trust_store import TrustStore
 from common.valkey import check_durability, connect, connect_blocking
 from spoke.attendant import Attendant
+from spoke.dialer import Dialer, Greeter
 from spoke.events import Courier
 from spoke.federation_routes import FederationRoutes
 from spoke.git import Git
+from spoke.intake import Intake
 from spoke.launching import Launcher
 from spoke.local_api import Access, LocalApi
 from spoke.local_spawn import LocalSpawner
@@ -113,16 +117,16 @@ async def _valkey(spoke: Spoke) -> AsyncIterator[tuple[Redis, Redis, EmbeddedVal
 class _Parts:
     """Everything that a running spoke is made of, built once its outside things are open."""
 
-    def __init__(
-        self, spoke: Spoke, client: Redis, trust: TrustStore, transport: PostTransport, sup: Supervisor
-    ) -> None:
+    def __init__(self, spoke: Spoke, client: Redis, trust: TrustStore, session: ClientSession, sup: Supervisor) -> None:
         settings, directory, me = spoke.settings, spoke.directory, spoke.me
         clock = SystemClock()
         self._spoke = spoke
         self._trust = trust
+        self.dials = settings.node.link != "never"
         self.queue = Queue(client, me.instance, spoke.bounds)
         inbox = Inbox(me, trust)
-        exchange = Exchange(me, spoke.key, inbox, transport, clock)
+        links, post = Links(), None if settings.node.link == "always" else PostTransport(session)
+        exchange = Exchange(me, spoke.key, inbox, Carrier(links, post), clock)
         runs = Runs(directory.runs)
         commands = StoredCommands(me.instance, spoke.key.public, trust.current)
         workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)))
@@ -136,7 +140,10 @@ class _Parts:
         router = Router(self.queue, runs, exchange, spoke.policy_of, self._oldest_ms, uuid7_time_ms)
         metrics = Metrics(self.queue)
         identity = identity_claim(me.instance, me.kind, settings.node.url, (spoke.key.public,))
-        federation = FederationRoutes(identity, spoke.key, inbox, router, exchange, clock, metrics.refused)
+        intake = Intake(inbox, router, clock, metrics.refused)
+        greeter = Greeter(spoke.key, inbox, exchange, clock, self._capacity, settings.node.labels)
+        self.dialer = Dialer(greeter, links, intake, session, trust, self.courier.reached)
+        federation = FederationRoutes(identity, spoke.key, intake, exchange)
         spawner = LocalSpawner(me.instance, spoke.key, self.queue, exchange, clock)
         local = LocalApi(Access(spoke.token, settings.local.remote), spawner, self.queue, runs, metrics)
         self.app = web.Application(middlewares=[problems])
@@ -147,6 +154,10 @@ class _Parts:
         active = (peer for peer in self._trust.current().peers() if peer.state == "active" and peer.kind == "hub")
         limits = {peer.tenant: self._spoke.policy_of(peer).agents for peer in active}
         return {**limits, LOCAL_TENANT: LOCAL_POLICY.agents}
+
+    async def _capacity(self) -> Capacity:
+        load = await self.queue.load()
+        return Capacity(agents=self._spoke.settings.limits.agents, running=load["active"], queued=load["queued"])
 
     def _oldest_ms(self) -> int:
         return SystemClock().now_ms() - self._spoke.settings.limits.retention_days * _DAY_MS
@@ -191,6 +202,8 @@ async def _work(parts: _Parts, listener: Redis, server: EmbeddedValkey | None, s
             group.create_task(parts.worker.run()),
             group.create_task(parts.courier.run()),
         ]
+        if parts.dials:
+            tasks.append(group.create_task(parts.dialer.run()))
         if server is not None:
             tasks.append(group.create_task(server.keep_running(_report_valkey)))
         await stop.wait()
@@ -210,7 +223,7 @@ async def serve(spoke: Spoke, ready: Callable[[str], None]) -> None:
         trust = stack.enter_context(closing(spoke.open_trust()))
         session = await stack.enter_async_context(open_session())
         supervisor = await stack.enter_async_context(Supervisor())
-        parts = _Parts(spoke, client, trust, PostTransport(session), supervisor)
+        parts = _Parts(spoke, client, trust, session, supervisor)
         url = await stack.enter_async_context(listening(parts.app, spoke.settings.node.listen))
         stack.enter_context(announced(spoke.directory.path, url))
         _log.info("node.ready", node=spoke.me.instance, url=url)

@@ -1,7 +1,7 @@
 """Tells each hub of every transition of its agents: signed EVENTs, at least once, kept until a REPLY acknowledges them.
 
 One task per hub, so that one that is away delays no other. A hub that does not answer is asked again after a jittered
-pause that grows to 60 s, and at once when a new transition wakes the courier after a pause has passed.
+pause that grows to 60 s, and at once when it has opened a link.
 """
 
 from __future__ import annotations
@@ -27,18 +27,24 @@ _MAX_PAUSE_S: Final = 60.0
 
 
 class Courier:
-    """Carries the events of all hubs; `changed` is called with a tenant when it has something new."""
+    """Carries the events of all hubs; it is told what is new (`changed`) and which hub is back (`reached`)."""
 
     def __init__(self, queue: Queue, exchange: Exchange, trust: Callable[[], Trust]) -> None:
         self._queue = queue
         self._exchange = exchange
         self._trust = trust
         self._wakes: dict[str, asyncio.Event] = {}
+        self._back: dict[str, asyncio.Event] = {}
 
     def changed(self, tenant: str) -> None:
         """Take note that a tenant has events."""
         if wake := self._wakes.get(tenant):
             wake.set()
+
+    def reached(self, tenant: str) -> None:
+        """Take note that a hub is there: the pause after a failure is over."""
+        if back := self._back.get(tenant):
+            back.set()
 
     async def run(self) -> None:
         """Carry events until cancelled, with a task for every active hub."""
@@ -48,9 +54,9 @@ class Courier:
                 hubs = {peer.tenant: peer for peer in self._hubs()}
                 for tenant in tasks.keys() - hubs.keys():
                     tasks.pop(tenant).cancel()
-                    del self._wakes[tenant]
+                    del self._wakes[tenant], self._back[tenant]
                 for tenant in hubs.keys() - tasks.keys():
-                    self._wakes[tenant] = asyncio.Event()
+                    self._wakes[tenant], self._back[tenant] = asyncio.Event(), asyncio.Event()
                     tasks[tenant] = group.create_task(self._serve(tenant, hubs[tenant].instance))
                 await asyncio.sleep(_POLL_S)
 
@@ -63,17 +69,18 @@ class Courier:
 
     async def _serve(self, tenant: str, instance: str) -> None:
         pause_s = _FIRST_PAUSE_S
-        wake = self._wakes[tenant]
+        wake, back = self._wakes[tenant], self._back[tenant]
         while True:
+            back.clear()
             try:
                 await self._send_all(tenant, instance)
             except HubspokeError as error:
                 _log.warning("events.not_delivered", peer=instance, code=error.code, reason=error.message)
-                await asyncio.sleep(pause_s * (0.5 + random.random() / 2))  # noqa: S311  # spreads load, guards nothing
+                await _wait_for(back, pause_s * (0.5 + random.random() / 2))  # noqa: S311  # spreads load, guards nothing
                 pause_s = min(pause_s * 2, _MAX_PAUSE_S)
                 continue
             pause_s = _FIRST_PAUSE_S
-            await _wait_for(wake)
+            await _wait_for(wake, _POLL_S)
 
     async def _send_all(self, tenant: str, instance: str) -> None:
         while events := await self._queue.pending_events(tenant):
@@ -104,9 +111,9 @@ def _settles(result: Result, event: PendingEvent) -> bool:
     return result.seq is not None and result.seq >= event.record.seq
 
 
-async def _wait_for(wake: asyncio.Event) -> None:
+async def _wait_for(wake: asyncio.Event, at_most_s: float) -> None:
     try:
-        async with asyncio.timeout(_POLL_S):
+        async with asyncio.timeout(at_most_s):
             await wake.wait()
     except TimeoutError:
         pass

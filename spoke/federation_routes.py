@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
-import structlog
 from aiohttp import web
 
-from common.clock import Clock
 from common.envelope import ANYONE, EnvelopeType, seal
-from common.errors import BadSignature, HubspokeError
 from common.exchange import Exchange
 from common.http import ENVELOPE_TYPE, read_body
-from common.inbox import Inbox
 from common.keyring import SigningKey
-from spoke.router import Router
-
-_log: Final = structlog.get_logger("envelope")
+from spoke.intake import Intake
 
 
 class FederationRoutes:
@@ -27,19 +20,13 @@ class FederationRoutes:
         self,
         identity: dict[str, Any],
         key: SigningKey,
-        inbox: Inbox,
-        router: Router,
+        intake: Intake,
         exchange: Exchange,
-        clock: Clock,
-        refused: Callable[[str], None],
     ) -> None:
         self._identity = identity
         self._key = key
-        self._inbox = inbox
-        self._router = router
+        self._intake = intake
         self._exchange = exchange
-        self._clock = clock
-        self._refused = refused
 
     def routes(self) -> list[web.RouteDef]:
         """Return the route table."""
@@ -49,15 +36,8 @@ class FederationRoutes:
         ]
 
     async def _take_envelope(self, request: web.Request) -> web.Response:
-        try:
-            raw = await read_body(request, ENVELOPE_TYPE)
-            admitted = self._inbox.admit(raw, self._clock.now_ms() / 1000)
-            reply = await self._router.answer(admitted)
-        except HubspokeError as error:
-            reason = error.reason if isinstance(error, BadSignature) else error.message
-            _log.warning("envelope.refused", code=error.code, reason=reason, remote=request.remote)
-            self._refused(error.code)
-            raise
+        with self._intake.audited(request.remote):
+            reply = await self._intake.take(await read_body(request, ENVELOPE_TYPE))
         return web.Response(body=reply, content_type=ENVELOPE_TYPE)
 
     async def _show_identity(self, _request: web.Request) -> web.Response:

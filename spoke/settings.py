@@ -53,6 +53,19 @@ rate_per_s = 50
 """
 
 
+class SpokeNodeSection(NodeSection):
+    """`[node]` of a spoke: also what it tells hubs of itself, and whether it dials them.
+
+    `link` `auto` dials, and posts events while there is no link; `always` dials, and sends nothing any other way;
+    `never` does not dial.
+    """
+
+    link: Literal["auto", "always", "never"] = "auto"
+    labels: Annotated[dict[str, Annotated[str, Field(max_length=256)]], Field(max_length=64)] = Field(
+        default_factory=dict
+    )
+
+
 class LimitsSection(Section):
     """`[limits]`: agents at once, agents queued, size of an agent's log, and what is kept of ended agents.
 
@@ -79,7 +92,7 @@ class LocalSection(Section):
 class SpokeSettings(NodeSettings):
     """The whole of `spoke.toml`."""
 
-    node: NodeSection
+    node: SpokeNodeSection
     valkey: ValkeySection = ValkeySection()
     limits: LimitsSection = LimitsSection()
     local: LocalSection = LocalSection()

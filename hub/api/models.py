@@ -9,6 +9,7 @@ from pydantic import Field
 from common.agent_state import AgentStatus, Count
 from common.commands import DEFAULT_GRACE_S, MAX_LOG_BYTES, Context, Reason, SpawnFields
 from common.envelope import Slice
+from common.handshake import Capacity
 from common.ids import UUID7_PATTERN
 from common.wire import InstanceId, StrictModel, TolerantModel, Uuid7
 from hub.api.route import Query
@@ -140,8 +141,26 @@ class ChangeView(TolerantModel):
     at: str
 
 
+class LinkView(TolerantModel):
+    """The link that a spoke has open, and from where."""
+
+    since: str
+    remote: str
+
+
+class ToldView(TolerantModel):
+    """What a spoke told of itself when it opened its last link."""
+
+    capacity: Capacity | None
+    labels: dict[str, str]
+    at: str
+
+
 class PeerView(TolerantModel):
-    """A spoke, its connection, and how delivery to it goes; times are RFC 3339."""
+    """A spoke, its connection, and how delivery to it goes; times are RFC 3339.
+
+    `link` is null while there is none, `told` before there was one.
+    """
 
     id: InstanceId
     kind: Literal["hub", "spoke"]
@@ -155,6 +174,8 @@ class PeerView(TolerantModel):
     failures: Count
     next_attempt_at: str | None
     last_error: ErrorView | None
+    link: LinkView | None
+    told: ToldView | None
 
 
 class PeerList(TolerantModel):

@@ -10,6 +10,8 @@ from aiohttp import web
 
 from common.http import json_response, read_json
 from common.ids import rfc3339
+from common.link import Link
+from common.links import Links
 from common.peers import ConnectionState, Peer
 from common.trust_store import TrustStore
 from hub.agents import Agents, Contact
@@ -32,12 +34,14 @@ class PeersApi:
         inviting: Inviting,
         heard: Callable[[str], None],
         url: Callable[[], str | None],
+        links: Links,
     ) -> None:
         self._trust = trust
         self._agents = agents
         self._inviting = inviting
         self._heard = heard
         self._url = url
+        self._links = links
 
     def routes(self) -> list[Route]:
         """Return the routes of peers and invites."""
@@ -76,7 +80,7 @@ class PeersApi:
         return peer
 
     async def _view(self, peer: Peer) -> dict[str, Any]:
-        return peer_view(peer, await self._agents.contact(peer.tenant))
+        return peer_view(peer, await self._agents.contact(peer.tenant), self._links.find(peer.tenant))
 
     async def list(self, _request: web.Request) -> web.Response:
         """List peers, by id."""
@@ -114,7 +118,7 @@ class PeersApi:
         return json_response(answer, _CREATED)
 
 
-def peer_view(peer: Peer, contact: Contact | None) -> dict[str, Any]:
+def peer_view(peer: Peer, contact: Contact | None, link: Link | None = None) -> dict[str, Any]:
     """Return the JSON object of a peer; without `contact` the node was not asked how delivery goes."""
     known = contact or Contact(0, 0, 0, None, 0)
     return {
@@ -130,4 +134,6 @@ def peer_view(peer: Peer, contact: Contact | None) -> dict[str, Any]:
         "failures": known.failures,
         "nextAttemptAt": rfc3339(known.next_attempt_ms) if known.next_attempt_ms else None,
         "lastError": known.last_error,
+        "link": link and {"since": rfc3339(link.since_ms), "remote": link.remote},
+        "told": known.hello and {**known.hello, "at": rfc3339(known.hello["at"])},
     }

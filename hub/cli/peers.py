@@ -205,7 +205,8 @@ def _print_peer(view: dict[str, Any]) -> None:
     if invocation().as_json:
         print_json(view)
         return
-    error = view["lastError"]
+    error, link, told = view["lastError"], view["link"], view["told"]
+    capacity = told and told["capacity"]
     print_facts(
         {
             "spoke": view["id"],
@@ -215,8 +216,14 @@ def _print_peer(view: dict[str, Any]) -> None:
             "labels": show_text(", ".join(f"{name}={value}" for name, value in view["labels"].items())),
             "since": show_time(view["createdAt"]),
             "last contact": show_time(view["lastContactAt"]),
+            "link": "-" if link is None else f"up since {show_time(link['since'])}, from {show_text(link['remote'])}",
+            "capacity": "-" if not capacity else _show_capacity(capacity, told["at"]),
             "waiting": str(view["pending"]),
             "retry": "-" if not view["failures"] else f"{view['failures']} failed, {show_time(view['nextAttemptAt'])}",
             "last error": "-" if error is None else show_text(f"{error['code']}: {error['detail']}"),
         }
     )
+
+
+def _show_capacity(capacity: dict[str, int], at: str) -> str:
+    return "{agents} agents at once, {running} ran and {queued} waited ".format_map(capacity) + show_time(at)

@@ -15,7 +15,7 @@
 --                            sorted sets with score 0: agent ids in lexical order, which is the order of time
 -- p events                   stream: agent spoke task status seq delivery reason
 -- p replay:<issuer>:<jti>    mark of an envelope that was accepted
--- p peer:<tenant>            hash: contact (ms), failures, next (ms), error
+-- p peer:<tenant>            hash: contact (ms), failures, next (ms), error, hello (what it told when it opened a link)
 local p = KEYS[1]
 
 -- Moves an agent to the index of what is shown of it now.

@@ -1,0 +1,41 @@
+"""What peers send to a spoke: COMMAND envelopes, admitted and answered. Both transports end here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import structlog
+
+from common.clock import Clock
+from common.errors import BadSignature, HubspokeError
+from common.inbox import Inbox
+from spoke.router import Router
+
+_log: Final = structlog.get_logger("envelope")
+
+
+class Intake:
+    """Takes envelopes of hubs; `refused` counts the code of each that was not taken."""
+
+    def __init__(self, inbox: Inbox, router: Router, clock: Clock, refused: Callable[[str], None]) -> None:
+        self._inbox = inbox
+        self._router = router
+        self._clock = clock
+        self._refused = refused
+
+    async def take(self, raw: bytes) -> bytes:
+        """Return the REPLY to a received envelope; raises `EnvelopeRejected`, `RateLimited`, `Unavailable`."""
+        return await self._router.answer(self._inbox.admit(raw, self._clock.now_ms() / 1000))
+
+    @contextmanager
+    def audited(self, remote: str | None, transport: str = "post") -> Iterator[None]:
+        """Write one line about a refusal in the block, and count it; what is taken has lines of its own."""
+        try:
+            yield
+        except HubspokeError as error:
+            reason = error.reason if isinstance(error, BadSignature) else error.message
+            _log.warning("envelope.refused", code=error.code, reason=reason, remote=remote, transport=transport)
+            self._refused(error.code)
+            raise
