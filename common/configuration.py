@@ -125,8 +125,9 @@ SomeSettings = TypeVar("SomeSettings", bound=NodeSettings)
 
 def _check_environment(prefix: str, sections: frozenset[str], environment: Mapping[str, str]) -> None:
     for name in sorted(environment):
-        section = name.removeprefix(prefix).partition("__")[0].lower()
-        if name.startswith(prefix) and name != f"{prefix}DIR" and section not in sections:
+        # pydantic takes them in any case.
+        section = name.upper().removeprefix(prefix).partition("__")[0].lower()
+        if name.upper().startswith(prefix) and name != f"{prefix}DIR" and section not in sections:
             known = ", ".join(sorted(f"{prefix}{known.upper()}__…" for known in sections))
             raise ConfigError(f"the variable {name} is no setting; known are {prefix}DIR, {known}")
 
