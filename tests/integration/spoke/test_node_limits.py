@@ -1,0 +1,81 @@
+"""The limits of an agent type, from spoke.toml to what a hub is told."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.spoke.supervision.test_limits import BOMB, HUNGRY
+from tests.peer import HubPeer
+from tests.spoke_node import SpokeNode, tables
+
+SPAM = "import signal, sys; signal.alarm(20); sys.stdout.write('x' * (3 << 20))"
+QUIET = "import time; time.sleep(20)"
+BURN = "import signal; signal.alarm(20)\nwhile True: pass"
+
+
+def settings(script: str, **limits: int) -> str:
+    agent = {"profile": "command", "command": [sys.executable, "-I", "-S", "-c", script], "env": []}
+    return tables(**{"agents.worker": agent, "agents.worker.limits": limits})
+
+
+@pytest.mark.parametrize(
+    ("script", "limits", "status", "reason"),
+    [
+        pytest.param(HUNGRY, {"memory_mib": 100}, "failed", "oom", id="memory"),
+        pytest.param(BURN, {"cpu_s": 1}, "failed", "timeout", id="processor time"),
+        pytest.param(QUIET, {"silence_s": 1}, "failed", "timeout", id="silence"),
+        pytest.param(SPAM, {"log_mib": 2}, "completed", None, id="log"),
+    ],
+)
+async def test_what_a_limit_makes_of_an_agent(
+    tmp_path: Path,
+    origin: Path,
+    new_hub: Callable[[SpokeNode], HubPeer],
+    script: str,
+    limits: dict[str, int],
+    status: str,
+    reason: str | None,
+) -> None:
+    async with SpokeNode(tmp_path, toml=settings(script, **limits)) as node:
+        hub = new_hub(node)
+        spawn = hub.spawn(origin)
+        await hub.ask(node, spawn)
+        agent = await node.until_ended(spawn["id"])
+        assert (agent["status"], agent["reason"]) == (status, reason)
+        assert agent["result"]["logBytes"] == (2 << 20 if "log_mib" in limits else 0)
+
+
+@pytest.mark.fault(25)
+async def test_a_fork_bomb_is_contained_and_the_spoke_answers_meanwhile(
+    tmp_path: Path, origin: Path, new_hub: Callable[[SpokeNode], HubPeer]
+) -> None:
+    async with SpokeNode(tmp_path, toml=settings(BOMB, processes=30)) as node:
+        hub = new_hub(node)
+        spawn = hub.spawn(origin)
+        await hub.ask(node, spawn)
+        slowest_s = 0.0
+        while True:
+            asked = time.perf_counter()
+            answer = await hub.ask(node, hub.about("status", spawn["id"]))
+            slowest_s = max(slowest_s, time.perf_counter() - asked)
+            if answer["agent"]["status"] in ("failed", "completed", "killed"):
+                break
+            await asyncio.sleep(0.02)
+        assert (answer["agent"]["status"], answer["agent"]["reason"]) == ("failed", "agent_error")
+        assert answer["agent"]["receipt"]["survivors"] == 0
+        assert slowest_s < 3
+
+
+@pytest.mark.parametrize("name", ["memory_gib", "nproc"])
+async def test_a_limit_that_does_not_exist_is_refused(tmp_path: Path, name: str) -> None:
+    node = SpokeNode(tmp_path, toml=settings(QUIET, **{name: 1}))
+    refused = await node.spoke("serve")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: config: ")
+    assert name in refused.stderr
