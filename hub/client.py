@@ -7,6 +7,7 @@ same `agentId` may be repeated.
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -80,7 +81,7 @@ class HubClient:
     async def _call(
         self, method: str, path: str, *, body: Any = None, query: Mapping[str, str | int] | None = None
     ) -> dict[str, Any]:
-        encoded = None if body is None else strict_json.encode(body)
+        encoded = None if body is None else io.BytesIO(strict_json.encode(body))
         headers = {} if encoded is None else {"Content-Type": "application/json"}
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S, sock_connect=_CONNECT_TIMEOUT_S)
         try:

@@ -141,13 +141,15 @@ class Feed:
         return [_change(event_id, fields) for event_id, fields in entries]
 
     async def has_gap(self, after: str) -> bool:
-        """Whether the stream has already dropped changes that came after that id."""
+        """Whether changes after that id may be gone: dropped from the stream, or lost with the store."""
         with translated():
             if not await self._client.exists(self._stream):
                 return after != BEGINNING
             about: Any = await self._client.xinfo_stream(self._stream)
-        dropped = _order(about["max-deleted-entry-id"].decode())
-        return _order(after) < dropped
+        first, last = about["first-entry"], about["last-generated-id"].decode()
+        dropped = about["entries-added"] > about["length"]
+        before_first = first is None or _order(after) < _order(first[0].decode())
+        return (dropped and before_first) or _order(after) > _order(last)
 
     async def wait(self, changed: asyncio.Event, timeout_s: float) -> None:
         """Wait for `changed`, at most so long."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-_COMMANDS: Final = {
+COMMANDS: Final = {
     "init": ("hub.cli.node:init", "Set up a hub: configuration, key, admin token."),
     "serve": ("hub.cli.node:serve", "Run the hub until SIGTERM."),
     "invite": ("hub.cli.peers:invite", "Make a one-time invite for a spoke."),
@@ -29,4 +29,4 @@ def main() -> None:
     """Run the command line and exit."""
     from hub.cli.frame import run
 
-    sys.exit(run(_COMMANDS))
+    sys.exit(run(COMMANDS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -92,11 +92,14 @@ def _root(commands: Mapping[str, tuple[str, str]]) -> click.Group:
     )
 
 
-def run(commands: Mapping[str, tuple[str, str]]) -> int:
-    """Run the command line and return the exit code; no traceback reaches the user for what can be foreseen."""
+def run(commands: Mapping[str, tuple[str, str]], arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code; no traceback reaches the user for what can be foreseen.
+
+    `arguments` are those of the process unless given.
+    """
     try:
         _refuse_foreign_common()
-        return int(_root(commands).main(prog_name="hub", standalone_mode=False) or 0)
+        return int(_root(commands).main(arguments, prog_name="hub", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return EXIT_USAGE

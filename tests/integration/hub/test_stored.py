@@ -1,0 +1,375 @@
+"""What the scripts keep in Valkey: the outbox, the read model, the stream; each run twice changes nothing more."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from common.agent_state import AgentStatus
+from common.errors import EnvelopeRejected
+from common.ids import uuid7
+from common.scripts import ScriptSet
+from hub.agents import Agents, Filter, NoSuchAgent, ReplayMark
+from hub.feed import Feed
+from hub.keyspace import Keyspace
+from hub.outbox import NewAgent, Outbox
+from hub.settlement import Settlement, shown_error
+from tests.envelopes import spoke_peer
+from tests.integration.hub.standin_spoke import agent_status, new_id
+
+NOW_MS = 1_795_000_000_000
+PEER = spoke_peer()
+_numbers = itertools.count(1)
+
+
+def numbered_id() -> str:
+    """A UUIDv7 later than the one before."""
+    return uuid7(NOW_MS + next(_numbers), bytes(10))
+
+
+def new_agent(agent_id: str, **changes: Any) -> NewAgent:
+    """A spawn for the peer, changed as asked."""
+    good = {
+        "agent_id": agent_id, "spoke": PEER.instance, "tenant": PEER.tenant, "task_id": "T-1", "agent_type": "worker",
+        "content_hash": "h1", "command": b'{"context":{}}', "deadline_ms": 0,
+    }  # fmt: skip
+    return NewAgent(**{**good, **changes})
+
+
+class Stored:
+    """Outbox, read model and feed below a prefix of the test's own."""
+
+    def __init__(self, client: Redis, blocking: Redis, prefix: str, limit: int = 100_000) -> None:
+        keys, scripts = Keyspace("hub-eu", prefix), ScriptSet("hub")
+        self.client = client
+        self.keys = keys
+        self.outbox = Outbox(client, keys, scripts, limit)
+        self.agents = Agents(client, keys, scripts)
+        self.feed = Feed(client, blocking, keys)
+
+    async def outcomes(self, *agents: NewAgent) -> list[str]:
+        """Enqueue and return the outcomes."""
+        return [enqueued.outcome for enqueued in await self.outbox.enqueue(agents, NOW_MS)]
+
+    async def waiting(self) -> list[str]:
+        """Return the command ids that can be sent now."""
+        return [command.command_id for command in (await self.outbox.take(PEER.tenant, NOW_MS)).commands]
+
+    async def snapshot(self) -> dict[bytes, Any]:
+        """Return everything below the prefix."""
+        readers: dict[bytes, Any] = {
+            b"hash": self.client.hgetall,
+            b"zset": lambda key: self.client.zrange(key, 0, -1, withscores=True),
+            b"set": self.client.smembers,
+            b"stream": self.client.xrange,
+            b"string": self.client.get,
+        }
+        found = {}
+        async for key in self.client.scan_iter(match=f"{self.keys.before}*", count=1000):
+            found[key] = await readers[await self.client.type(key)](key)
+        return found
+
+
+@pytest.fixture
+def stored(valkey: Redis, valkey_blocking: Redis, key_prefix: str) -> Stored:
+    """A store of this test's own."""
+    return Stored(valkey, valkey_blocking, key_prefix)
+
+
+def settled(agent_id: str, outcome: Any = "delivered", **members: Any) -> Settlement:
+    """What a reply says about a spawn."""
+    agent = AgentStatus.model_validate(agent_status(agent_id)) if outcome == "delivered" else None
+    return Settlement(agent_id, outcome, agent_id, agent=agent, **members)
+
+
+REFUSED = shown_error("not_allowed", "no", retryable=False)
+
+
+# --- twice is once
+
+
+async def test_every_script_run_twice_has_one_effect(stored: Stored) -> None:
+    first, second, third, fourth = (new_agent(numbered_id()) for _ in range(4))
+    expiring = new_agent(numbered_id(), deadline_ms=NOW_MS + 1)
+    record = stored.agents.record
+    kill_id = new_id()
+    steps = {
+        "enqueue": lambda: stored.outcomes(first, second, third, fourth, expiring),
+        "delivered": lambda: record(PEER, [settled(first.agent_id)], NOW_MS),
+        "refused": lambda: record(PEER, [settled(second.agent_id, "refused", error=REFUSED)], NOW_MS),
+        "expire": lambda: stored.outbox.expire(NOW_MS + 2),
+        "kill": lambda: stored.outbox.enqueue_kill(first.agent_id, kill_id, b"{}"),
+        "event": lambda: record(
+            PEER,
+            [
+                Settlement(
+                    third.agent_id,
+                    "event",
+                    agent=AgentStatus.model_validate(agent_status(third.agent_id, "running", 3)),
+                ),
+            ],
+            NOW_MS,
+        ),
+        "take": lambda: stored.outbox.take(PEER.tenant, NOW_MS),
+    }
+    for name, step in steps.items():
+        await step()
+        after_one = await stored.snapshot()
+        await step()
+        assert await stored.snapshot() == after_one, name
+    assert await stored.waiting() == [fourth.agent_id, kill_id]
+
+
+async def test_a_settled_command_leaves_nothing_in_the_outbox(stored: Stored) -> None:
+    agent_id = numbered_id()
+    await stored.outcomes(new_agent(agent_id, deadline_ms=NOW_MS + 1000))
+    assert await stored.outbox.tenants() == {PEER.tenant}
+    await stored.agents.record(PEER, [settled(agent_id)], NOW_MS)
+    assert await stored.outbox.tenants() == set()
+    left = {key.removeprefix(stored.keys.prefix.encode()) for key in await stored.snapshot()}
+    assert {key for key in left if key.startswith((b"cmd", b"outbox", b"deferred", b"deadlines"))} == set()
+
+
+# --- idempotence and bounds
+
+
+@pytest.mark.fault(18)
+async def test_a_full_outbox_takes_no_more_and_drops_nothing(
+    valkey: Redis, valkey_blocking: Redis, key_prefix: str
+) -> None:
+    stored = Stored(valkey, valkey_blocking, key_prefix, limit=3)
+    agents = [new_agent(numbered_id()) for _ in range(5)]
+    assert await stored.outcomes(*agents) == ["created"] * 3 + ["queue_full"] * 2
+    with pytest.raises(NoSuchAgent):
+        await stored.agents.find(agents[3].agent_id)
+    # What was taken is answered as before, another spoke has room, and a kill finds some.
+    assert await stored.outcomes(agents[0]) == ["same"]
+    assert await stored.outcomes(new_agent(numbered_id(), tenant="other~9", spoke="other")) == ["created"]
+    assert (await stored.outbox.enqueue_kill(agents[0].agent_id, new_id(), b"{}")).outcome == "queued"
+    later = settled(agents[1].agent_id, "retry", error=REFUSED, not_before_ms=NOW_MS + 1)
+    await stored.agents.record(PEER, [settled(agents[0].agent_id), later], NOW_MS)
+    # Put off is still waiting.
+    assert await stored.outcomes(agents[3]) == ["queue_full"]
+    await stored.agents.record(PEER, [settled(agents[2].agent_id)], NOW_MS)
+    assert await stored.outcomes(agents[3], agents[4]) == ["created", "queue_full"]
+
+
+@pytest.mark.attack(40)
+async def test_the_bound_holds_against_many_at_once(valkey: Redis, valkey_blocking: Redis, key_prefix: str) -> None:
+    stored = Stored(valkey, valkey_blocking, key_prefix, limit=10)
+    answers = await asyncio.gather(*(stored.outcomes(new_agent(numbered_id())) for _ in range(40)))
+    assert sorted(itertools.chain(*answers)) == ["created"] * 10 + ["queue_full"] * 30
+
+
+async def test_the_same_id_twice_in_one_request(stored: Stored) -> None:
+    agent_id = numbered_id()
+    same, other = new_agent(agent_id), new_agent(agent_id, content_hash="h2")
+    assert await stored.outcomes(same, same, other) == ["created", "same", "conflict"]
+    assert await stored.waiting() == [agent_id]
+
+
+# --- order and putting off
+
+
+async def test_a_command_that_was_put_off_comes_back_in_its_place(stored: Stored) -> None:
+    one, two, three = (numbered_id() for _ in range(3))
+    await stored.outcomes(*(new_agent(agent_id) for agent_id in (one, two, three)))
+    put_off = settled(one, "retry", error=REFUSED, not_before_ms=NOW_MS + 1000)
+    await stored.agents.record(PEER, [put_off], NOW_MS)
+    taken = await stored.outbox.take(PEER.tenant, NOW_MS)
+    assert [command.command_id for command in taken.commands] == [two, three]
+    assert taken.next_due_ms == NOW_MS + 1000
+    taken = await stored.outbox.take(PEER.tenant, NOW_MS + 1000)
+    assert [command.command_id for command in taken.commands] == [one, two, three]
+    assert [command.attempts for command in taken.commands] == [1, 0, 0]
+
+
+async def test_taking_is_bounded_by_count_and_by_size(stored: Stored) -> None:
+    agents = [new_agent(numbered_id(), command=b"x" * 300_000) for _ in range(5)]
+    await stored.outcomes(*agents)
+    assert len((await stored.outbox.take(PEER.tenant, NOW_MS)).commands) == 2
+    assert len((await stored.outbox.take(PEER.tenant, NOW_MS, 1)).commands) == 1
+
+
+async def test_a_failure_is_noted_on_its_commands_only(stored: Stored) -> None:
+    one, two = new_agent(numbered_id()), new_agent(numbered_id())
+    await stored.outcomes(one, two)
+    taken = await stored.outbox.take(PEER.tenant, NOW_MS, 1)
+    error = shown_error("unavailable", "cannot reach it", retryable=True)
+    await stored.outbox.note_failure(PEER.tenant, taken.commands, error, 3, NOW_MS + 500)
+    assert (await stored.agents.find(one.agent_id)).delivery == {
+        "state": "pending", "attempts": 1, "lastError": error,
+    }  # fmt: skip
+    assert (await stored.agents.find(two.agent_id)).delivery["attempts"] == 0
+    contact = await stored.agents.contact(PEER.tenant)
+    assert (contact.failures, contact.next_attempt_ms, contact.last_error, contact.pending) == (
+        3, NOW_MS + 500, error, 2,
+    )  # fmt: skip
+
+
+# --- the read model
+
+
+STEPS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+    "a higher seq wins": ([{"status": "running", "seq": 3}], {"status": "running", "seq": 3}),
+    "a lower seq loses": (
+        [{"status": "running", "seq": 3}, {"status": "spawning", "seq": 2}],
+        {"status": "running", "seq": 3},
+    ),
+    "an equal seq with another status loses": (
+        [{"status": "running", "seq": 3}, {"status": "failed", "seq": 3}],
+        {"status": "running", "seq": 3},
+    ),
+    "terminal is final": (
+        [{"status": "failed", "seq": 3, "reason": "oom"}, {"status": "running", "seq": 9}],
+        {"status": "failed", "seq": 3, "reason": "oom"},
+    ),
+    "a result stays": (
+        [{"status": "completed", "seq": 3, "result": {"summary": "a"}}, {"status": "completed", "seq": 3}],
+        {"status": "completed", "result": {"summary": "a"}},
+    ),
+    "a result comes later": (
+        [{"status": "completed", "seq": 3}, {"status": "completed", "seq": 3, "result": {"summary": "a"}}],
+        {"status": "completed", "result": {"summary": "a"}},
+    ),
+    "an attempt more": (
+        [{"status": "running", "seq": 3}, {"status": "queued", "seq": 4, "attempt": 2}],
+        {"status": "queued", "attempt": 2},
+    ),
+}
+
+
+@pytest.mark.fault(20)
+@pytest.mark.parametrize(("told", "expected"), STEPS.values(), ids=STEPS.keys())
+async def test_what_is_known_of_an_agent(stored: Stored, told: list[dict[str, Any]], expected: dict[str, Any]) -> None:
+    agent_id = numbered_id()
+    await stored.outcomes(new_agent(agent_id))
+    for members in told:
+        agent = AgentStatus.model_validate(agent_status(agent_id, **members))
+        assert await stored.agents.record(PEER, [Settlement(agent_id, "event", agent=agent)], NOW_MS) == [True]
+    view = (await stored.agents.find(agent_id)).to_view()
+    assert {name: view[name] for name in expected} == expected
+    terminal = [
+        change for change in await stored.feed.read("0-0") if change.status in {"completed", "failed", "killed"}
+    ]
+    assert len(terminal) == (expected["status"] in {"completed", "failed"})
+    (only,) = (await stored.agents.page(Filter(status=expected["status"]), 10))[0]
+    assert only.agent_id == agent_id
+
+
+@pytest.mark.attack(33)
+@pytest.mark.attack(38)
+async def test_no_other_tenant_touches_an_agent(stored: Stored) -> None:
+    agent_id = numbered_id()
+    await stored.outcomes(new_agent(agent_id))
+    before = await stored.agents.find(agent_id)
+    agent = AgentStatus.model_validate(agent_status(agent_id, "completed", 9))
+    for stranger in (spoke_peer(instance="build-2"), spoke_peer(connection=PEER.connection + 1)):
+        assert await stored.agents.record(stranger, [Settlement(agent_id, "event", agent=agent)], NOW_MS) == [False]
+        assert await stored.agents.record(stranger, [settled(agent_id)], NOW_MS) == [False]
+    assert await stored.agents.find(agent_id) == before
+    assert await stored.waiting() == [agent_id]
+
+
+async def test_a_replay_mark_is_taken_once_and_expires_after_the_window(stored: Stored) -> None:
+    mark = ReplayMark("build-1:0199", 60_000)
+    assert await stored.agents.record(PEER, [], NOW_MS, mark) == []
+    for again in (stored.agents.record(PEER, [], NOW_MS, mark), stored.agents.mark(mark)):
+        with pytest.raises(EnvelopeRejected) as refusal:
+            await again
+        assert refusal.value.code == "replayed"
+    life_ms = await stored.client.pttl(f"{stored.keys.prefix}replay:{mark.name}")
+    assert 50_000 < life_ms <= 60_000
+
+
+async def test_expired_is_shown_and_a_late_sign_of_life_wins(stored: Stored) -> None:
+    agent_id = numbered_id()
+    await stored.outcomes(new_agent(agent_id, deadline_ms=NOW_MS))
+    assert await stored.outbox.expire(NOW_MS - 1) == []
+    assert await stored.outbox.expire(NOW_MS) == [agent_id]
+    record = await stored.agents.find(agent_id)
+    assert (record.shown, record.status, record.delivery["state"]) == ("expired", "pending", "expired")
+    await stored.agents.record(PEER, [settled(agent_id)], NOW_MS)
+    record = await stored.agents.find(agent_id)
+    assert (record.shown, record.delivery["state"]) == ("queued", "delivered")
+
+
+@pytest.mark.slow
+async def test_listing_stays_quick_at_a_hundred_thousand(stored: Stored) -> None:
+    for _ in range(99):
+        batch = [new_agent(numbered_id(), spoke="busy" if number % 2 else "build-1") for number in range(1000)]
+        await stored.outbox.enqueue(batch, NOW_MS)
+    rare = numbered_id()
+    await stored.outcomes(new_agent(rare, task_id="rare"))
+    for wanted in (Filter(), Filter(spoke="busy", status="pending"), Filter(spoke="build-1", task_id="rare")):
+        started = time.monotonic()
+        found, _ = await stored.agents.page(wanted, 100)
+        assert found
+        assert time.monotonic() - started < 0.5
+
+
+async def test_a_page_ends_with_its_budget_and_goes_on_from_there(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.agents._SCAN_BUDGET", 10)
+    wanted = numbered_id()
+    await stored.outcomes(new_agent(wanted, task_id="rare"), new_agent(numbered_id(), spoke="other", task_id="rare"))
+    filler = [new_agent(numbered_id(), spoke="other" if number % 2 else "build-1") for number in range(60)]
+    await stored.outcomes(*filler)
+    found: list[str] = []
+    cursor, pages = "", 0
+    while True:
+        records, cursor = await stored.agents.page(Filter(spoke="build-1", status="pending"), 100, cursor)
+        found += [record.agent_id for record in records]
+        pages += 1
+        if not cursor:
+            break
+    assert pages > 2
+    assert found == sorted(found, reverse=True)
+    assert len(found) == 31
+
+
+# --- the stream
+
+
+async def test_the_feed_wakes_who_waits_and_tells_a_gap(stored: Stored) -> None:
+    assert await stored.feed.last_id() == "0-0"
+    assert not await stored.feed.has_gap("0-0")
+    assert await stored.feed.has_gap("5-0")
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(stored.feed.run())
+        changed = stored.feed.changed
+        async with asyncio.timeout(10):
+            while not changed.is_set():
+                await stored.outcomes(new_agent(numbered_id()))
+                await stored.feed.wait(changed, 0.1)
+        task.cancel()
+    first = (await stored.feed.read("0-0"))[0]
+    await stored.outcomes(new_agent(numbered_id()))
+    assert not await stored.feed.has_gap("0-1")
+    await stored.client.xtrim(stored.keys.events, maxlen=1, approximate=False)
+    assert await stored.feed.has_gap("0-1")
+    assert not await stored.feed.has_gap(await stored.feed.last_id())
+    assert await stored.feed.has_gap("9999999999999-0")  # of a store that is gone
+    assert first.status == "pending"
+
+
+@pytest.mark.attack(59)
+async def test_hostile_texts_are_only_values(stored: Stored) -> None:
+    hostile = "\"'\r\n*1\r\n$8\r\nFLUSHALL\r\n'); redis.call('FLUSHALL') --"
+    agent_id = numbered_id()
+    await stored.outcomes(new_agent(agent_id, task_id=hostile))
+    agent = AgentStatus.model_validate(agent_status(agent_id, "failed", 2, reason=hostile))
+    await stored.agents.record(PEER, [Settlement(agent_id, "event", agent=agent)], NOW_MS)
+    refused = numbered_id()
+    await stored.outcomes(new_agent(refused))
+    error = shown_error(hostile, hostile, retryable=False)
+    await stored.agents.record(PEER, [settled(refused, "refused", error=error)], NOW_MS)
+    assert (await stored.agents.find(agent_id)).to_view()["reason"] == hostile
+    assert (await stored.agents.find(refused)).delivery["lastError"] == error
+    assert [found.agent_id for found in (await stored.agents.page(Filter(task_id=hostile), 10))[0]] == [agent_id]
