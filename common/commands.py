@@ -9,7 +9,6 @@ alone.
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -146,5 +145,6 @@ def content_hash(spawn: Spawn) -> str:
 
     Members left out and members given with their default are the same content; the order of members is not content.
     """
-    content = json.dumps(spawn.model_dump(by_alias=True), sort_keys=True, separators=(",", ":"))
+    # Members in the order of the model and none with its default: a member that a later version adds changes no hash.
+    content = spawn.model_dump_json(by_alias=True, exclude_defaults=True)
     return hashlib.sha256(content.encode()).hexdigest()

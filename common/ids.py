@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 INSTANCE_ID_PATTERN: Final = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
@@ -48,6 +49,7 @@ def uuid7_time_ms(uuid: str) -> int:
     return int(uuid[:8] + uuid[9:13], 16)
 
 
+@lru_cache(maxsize=256)  # the agents of one envelope share their times
 def rfc3339(epoch_ms: int) -> str:
     """Format milliseconds since the epoch as `2026-11-22T08:00:00.000Z`, the form of every time in an AgentStatus."""
     moment = datetime.fromtimestamp(epoch_ms / 1000, UTC)

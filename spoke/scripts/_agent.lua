@@ -43,10 +43,9 @@ local function int(number) return string.format('%.0f', number) end
 
 local function agent_key(tenant, id) return P .. 'agent:' .. tenant .. ':' .. id end
 
-local function announce(tenant, fields)
-  if tenant == 'local' then return end
-  redis.call('XADD', P .. 'events:' .. tenant, '*', unpack(fields))
-  redis.call('PUBLISH', P .. 'changes', tenant)
+-- Note a transition for the peer; whoever calls it publishes `changes` once all are noted.
+local function note_event(tenant, fields)
+  if tenant ~= 'local' then redis.call('XADD', P .. 'events:' .. tenant, '*', unpack(fields)) end
 end
 
 local function count(tenant, field, by)
@@ -61,15 +60,22 @@ local function transition(tenant, id, status, fields)
   if not before or not FOLLOWS[before][status] then return false end
   redis.call('HSET', key, 'status', status, unpack(fields))
   redis.call('HINCRBY', key, 'seq', 1)
-  announce(tenant, redis.call('HGETALL', key))
+  note_event(tenant, redis.call('HGETALL', key))
+  redis.call('PUBLISH', P .. 'changes', tenant)
   return true
 end
 
-local function enqueue(tenant, id, priority)
-  local arrival = redis.call('INCR', P .. 'arrivals')
-  redis.call('ZADD', P .. 'queue:' .. tenant, int(priority * QUEUE_TURN + arrival), id)
+-- Put agents into their tenant's queue in the order given; each is {id, priority}, at most 1000.
+local function enqueue(tenant, agents)
+  local arrival = redis.call('INCRBY', P .. 'arrivals', #agents) - #agents
+  local entries = {}
+  for number, agent in ipairs(agents) do
+    entries[2 * number - 1] = int(agent[2] * QUEUE_TURN + arrival + number)
+    entries[2 * number] = agent[1]
+  end
+  redis.call('ZADD', P .. 'queue:' .. tenant, unpack(entries))
   redis.call('ZADD', P .. 'waiting', 'NX', redis.call('GET', P .. 'ticks') or 0, tenant)
-  count(tenant, 'queued', 1)
+  count(tenant, 'queued', #agents)
 end
 
 local function dequeue(tenant, id)
@@ -116,13 +122,17 @@ local function conclude(tenant, id, status, retention_ms, fields)
   return true
 end
 
+-- What the agents in a tenant's queue wait for.
+local function waiting_for(tenant, tenant_limit)
+  if redis.call('EXISTS', P .. 'paused') == 1 then return 'paused' end
+  local active = tonumber(redis.call('HGET', P .. 'load:' .. tenant, 'active') or 0)
+  return active >= tenant_limit and 'peer_quota' or 'slot'
+end
+
 -- Where a queued agent stands among its tenant's, and why it waits: {position, reason}, or {} when it is not queued.
 local function place(tenant, id, tenant_limit)
-  local reason = 'slot'
-  if redis.call('EXISTS', P .. 'paused') == 1 then reason = 'paused'
-  elseif tonumber(redis.call('HGET', P .. 'load:' .. tenant, 'active') or 0) >= tenant_limit then reason = 'peer_quota' end
   local rank = redis.call('ZRANK', P .. 'queue:' .. tenant, id)
-  if rank then return { rank + 1, reason } end
+  if rank then return { rank + 1, waiting_for(tenant, tenant_limit) } end
   if redis.call('ZSCORE', P .. 'backoff', tenant .. ' ' .. id) then
     return { redis.call('ZCARD', P .. 'queue:' .. tenant) + 1, 'backoff' }
   end

@@ -29,20 +29,57 @@ end
 
 local now = int(now_ms())
 local draining = redis.call('EXISTS', P .. 'draining') == 1
-local created = 0
+local PRUNED_AT_ONCE = 16
+local created = {}     -- {id, priority, answer} of all spawns that were accepted
+local unqueued = {}    -- those of them that are not in the queue yet: all at once costs far less than one by one
+local queued_here, queued_all
 
-local function queued(load) return tonumber(redis.call('HGET', P .. load, 'queued') or 0) end
-
-local function refusal(id)
-  if redis.call('EXISTS', P .. 'tomb:' .. tenant .. ':' .. id) == 1 then return 'killed' end
-  if draining then return 'draining' end
-  if queued('load:' .. tenant) >= queued_limit then return 'quota_exceeded' end
-  if queued('load') >= queue_limit then return 'queue_full' end
+local function read_load()
+  queued_here = tonumber(redis.call('HGET', P .. 'load:' .. tenant, 'queued') or 0)
+  queued_all = tonumber(redis.call('HGET', P .. 'load', 'queued') or 0)
 end
 
--- The index must not outlive the records: each new agent removes up to two of the oldest names that have none.
+-- Queue what was accepted so far and tell each its position: those of one priority stand in a row.
+local function flush()
+  if #unqueued == 0 then return end
+  enqueue(tenant, unqueued)
+  local reason, following = waiting_for(tenant, agents_limit), {}
+  for _, agent in ipairs(unqueued) do
+    local id, priority, answer = agent[1], agent[2], agent[3]
+    local rank = following[priority] or redis.call('ZRANK', P .. 'queue:' .. tenant, id)
+    following[priority] = rank + 1
+    answer[3] = { rank + 1, reason }
+  end
+  unqueued = {}
+end
+
+local function tombstones()
+  local ids, keys = {}, {}
+  for number = 1, commands do
+    local at = FIRST + (number - 1) * STRIDE
+    if ARGV[at] == 'spawn' then
+      ids[#ids + 1] = ARGV[at + 1]
+      keys[#keys + 1] = P .. 'tomb:' .. tenant .. ':' .. ARGV[at + 1]
+    end
+  end
+  local found = {}
+  if #ids > 0 then
+    for number, tomb in ipairs(redis.call('MGET', unpack(keys))) do found[ids[number]] = tomb ~= false end
+  end
+  return found
+end
+local dead = tombstones()
+
+local function refusal(id)
+  if dead[id] then return 'killed' end
+  if draining then return 'draining' end
+  if queued_here >= queued_limit then return 'quota_exceeded' end
+  if queued_all >= queue_limit then return 'queue_full' end
+end
+
+-- The index must not outlive the records: new agents remove some of the oldest names that have none.
 local function prune()
-  for _, member in ipairs(redis.call('ZRANGE', P .. 'agents', 0, 1)) do
+  for _, member in ipairs(redis.call('ZRANGE', P .. 'agents', 0, math.min(2 * #created, PRUNED_AT_ONCE) - 1)) do
     local id, owner = member:match('^(%S+) (%S+)$')
     if redis.call('EXISTS', agent_key(owner, id)) == 0 then redis.call('ZREM', P .. 'agents', member) end
   end
@@ -55,46 +92,70 @@ local function create(id, hash, at)
     'timeout', ARGV[at + 7], 'max_attempts', ARGV[at + 8], 'queued_at', now,
   }
   redis.call('HSET', agent_key(tenant, id), unpack(fields))
-  prune()
-  redis.call('ZADD', P .. 'agents', 0, id .. ' ' .. tenant)
-  enqueue(tenant, id, tonumber(ARGV[at + 6]))
-  announce(tenant, fields)
-  created = created + 1
-  return { 'new', now, place(tenant, id, agents_limit) }
+  note_event(tenant, fields)
+  local answer = { 'new', now, {} }
+  local agent = { id, tonumber(ARGV[at + 6]), answer }
+  created[#created + 1], unqueued[#unqueued + 1] = agent, agent
+  queued_here, queued_all = queued_here + 1, queued_all + 1
+  return answer
 end
 
 local function spawn(at)
   local id, hash = ARGV[at + 1], ARGV[at + 2]
   local known = redis.call('HGET', agent_key(tenant, id), 'hash')
-  if known == hash then return describe(tenant, id, agents_limit) end
+  if known == hash then
+    flush()
+    return describe(tenant, id, agents_limit)
+  end
   if known then return { 'error', 'conflict' } end
   local refused = refusal(id)
   if refused then return { 'error', refused } end
   return create(id, hash, at)
 end
 
+local function status(at)
+  flush()
+  return describe(tenant, ARGV[at + 1], agents_limit)
+end
+
 local function kill(at)
   local id = ARGV[at + 1]
+  flush()
   request_kill(tenant, id, ARGV[at + 2], ARGV[at + 3], retention_ms)
+  read_load()
   local answer = describe(tenant, id, agents_limit)
-  if answer[1] == 'error' then redis.call('SET', P .. 'tomb:' .. tenant .. ':' .. id, '1', 'PX', tomb_ms) end
+  if answer[1] == 'error' then
+    redis.call('SET', P .. 'tomb:' .. tenant .. ':' .. id, '1', 'PX', tomb_ms)
+    dead[id] = true
+  end
   return answer
 end
 
-local answers = { 'accepted' }
-for number = 1, commands do
-  local at = FIRST + (number - 1) * STRIDE
-  local kind = ARGV[at]
-  if kind == 'spawn' then answers[number + 1] = spawn(at)
-  elseif kind == 'status' then answers[number + 1] = describe(tenant, ARGV[at + 1], agents_limit)
-  elseif kind == 'kill' then answers[number + 1] = kill(at)
-  else answers[number + 1] = { 'none' } end
-end
-if created > 0 then
-  local envelope = P .. 'env:' .. tenant .. ':' .. jti
+local function none() return { 'none' } end
+
+-- The envelope and the index once for all that were accepted.
+local function keep()
+  local envelope, names = P .. 'env:' .. tenant .. ':' .. jti, {}
+  for _, agent in ipairs(created) do
+    names[#names + 1] = 0
+    names[#names + 1] = agent[1] .. ' ' .. tenant
+  end
+  prune()
+  redis.call('ZADD', P .. 'agents', unpack(names))
   redis.call('HSET', envelope, 'raw', raw)
   -- A kill further on in the same envelope may have set it to expire already.
-  if redis.call('HINCRBY', envelope, 'live', created) > 0 then redis.call('PERSIST', envelope) end
+  if redis.call('HINCRBY', envelope, 'live', #created) > 0 then redis.call('PERSIST', envelope) end
   redis.call('PUBLISH', P .. 'wake', '')
+  redis.call('PUBLISH', P .. 'changes', tenant)
 end
+
+local STEPS = { spawn = spawn, status = status, kill = kill, none = none }
+local answers = { 'accepted' }
+read_load()
+for number = 1, commands do
+  local at = FIRST + (number - 1) * STRIDE
+  answers[number + 1] = STEPS[ARGV[at]](at)
+end
+flush()
+if #created > 0 then keep() end
 return answers

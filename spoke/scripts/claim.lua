@@ -18,7 +18,7 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. 'backoff', '-inf', now,
   local tenant, id = member:match('^(%S+) (%S+)$')
   redis.call('ZREM', P .. 'backoff', member)
   count(tenant, 'queued', -1) -- enqueue counts it again
-  if is_queued(tenant, id) then enqueue(tenant, id, tonumber(redis.call('HGET', agent_key(tenant, id), 'priority'))) end
+  if is_queued(tenant, id) then enqueue(tenant, { { id, tonumber(redis.call('HGET', agent_key(tenant, id), 'priority')) } }) end
 end
 
 if redis.call('EXISTS', P .. 'paused') == 1 or redis.call('EXISTS', P .. 'draining') == 1 then return {} end
