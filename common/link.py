@@ -14,121 +14,30 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
-import aiohttp
 import structlog
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType
 
 from common import jose, strict_json
 from common.envelope import EnvelopeType
 from common.errors import EnvelopeRejected, HubspokeError, LocalError, Unavailable
-from common.handshake import SUBPROTOCOL
 from common.http import encode_problem
 from common.inbox import BadReply, TrustSource
 from common.peers import Peer
 from common.post import MAX_PROBLEM_BYTES, read_problem
-from common.proxy import proxy_for
+from common.websocket import GOING_AWAY, INTERNAL, LOST, POLICY, PROTOCOL_ERROR, UNSUPPORTED, Socket, close, send
 
 OUTSTANDING: Final = 8
 HANDSHAKE_S: Final = 10.0
 ANSWER_S: Final = 30.0
-HEARTBEAT_S: Final = 15.0
 _POLL_S: Final = 0.5
-_CLOSE_S: Final = 2.0
-# aiohttp refuses what is as long as its limit.
-_MAX_MESSAGE: Final = jose.MAX_ENVELOPE_BYTES + 1
 _MAX_HEADER: Final = 1024
-_LOST: Final = 1006
 
-GOING_AWAY: Final = 1001
-PROTOCOL_ERROR: Final = 1002
-UNSUPPORTED: Final = 1003
-POLICY: Final = 1008
-INTERNAL: Final = 1011
-REPLACED: Final = 4001
-"""The close code that tells a side that a newer link of the same instance took its place (fault row 32)."""
-
-ServerSocket = web.WebSocketResponse[Literal[False]]
-ClientSocket = aiohttp.ClientWebSocketResponse[Literal[False]]
-Socket = ServerSocket | ClientSocket
 Serve = Callable[[bytes], Awaitable[bytes]]
 _log: Final = structlog.get_logger("link")
-
-
-class NotOffered(HubspokeError):
-    """The hub answers, but has no link for us."""
-
-    code = "link_not_offered"
-    http_status = 502
-
-
-def server_socket() -> ServerSocket:
-    """Return a WebSocket to answer an upgrade with; an offer of compression is declined."""
-    return web.WebSocketResponse(
-        protocols=(SUBPROTOCOL,),
-        compress=False,
-        max_msg_size=_MAX_MESSAGE,
-        heartbeat=HEARTBEAT_S,
-        timeout=_CLOSE_S,
-        decode_text=False,
-    )
-
-
-@asynccontextmanager
-async def dial(session: aiohttp.ClientSession, url: str) -> AsyncIterator[ClientSocket]:
-    """Open a WebSocket to a hub's link; raises `NotOffered`, or `Unavailable` when nobody answers as a hub would."""
-    try:
-        socket = await session.ws_connect(
-            url,
-            protocols=(SUBPROTOCOL,),
-            compress=0,
-            max_msg_size=_MAX_MESSAGE,
-            heartbeat=HEARTBEAT_S,
-            timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
-            decode_text=False,
-            proxy=proxy_for(url),
-        )
-    except aiohttp.WSServerHandshakeError as error:
-        # 408 and 429 are the 4xx that ask to come again soon.
-        if 400 <= error.status < 500 and error.status not in {408, 429}:  # noqa: PLR2004  # the class of HTTP statuses
-            raise NotOffered(f"{url} answers {error.status}: this hub has no link for us now") from error
-        raise Unavailable(f"{url} answers {error.status}") from error
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise Unavailable(f"cannot reach {url}: {type(error).__name__}") from error
-    try:
-        if socket.protocol != SUBPROTOCOL:
-            raise NotOffered(f"{url} does not speak {SUBPROTOCOL}")
-        yield socket
-    finally:
-        await close(socket, GOING_AWAY, "stopping")
-
-
-async def send(socket: Socket, raw: bytes) -> None:
-    """Send one text message; raises `Unavailable` when the socket is closed."""
-    try:
-        await socket.send_frame(raw, WSMsgType.TEXT)
-    except (aiohttp.ClientError, OSError) as error:
-        raise Unavailable("the link is closed") from error
-
-
-async def receive_first(socket: Socket) -> bytes:
-    """Return one message of the handshake; raises `Unavailable` when something else comes."""
-    message = await socket.receive()
-    if message.type is not WSMsgType.TEXT:
-        raise Unavailable("the link was closed before its handshake was over")
-    return bytes(message.data)
-
-
-async def close(socket: Socket, code: int, reason: str) -> None:
-    """Close in good form, but do not wait long for the other side to do so."""
-    # aiohttp's own limit starts anew with each message that still comes.
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_CLOSE_S):
-            await socket.close(code=code, message=reason.encode())
 
 
 def read_answer(raw: bytes) -> bytes:
@@ -243,9 +152,9 @@ class Link:
                 case WSMsgType.BINARY:
                     self.end(UNSUPPORTED, "binary message")
                 case WSMsgType.CLOSE:
-                    return message.data or _LOST, message.extra or ""
+                    return message.data or LOST, message.extra or ""
                 case WSMsgType.ERROR | WSMsgType.CLOSING | WSMsgType.CLOSED:
-                    return self._socket.close_code or _LOST, str(self._socket.exception() or message.data or "")
+                    return self._socket.close_code or LOST, str(self._socket.exception() or message.data or "")
                 case _:
                     pass
 

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 from common.errors import Unavailable
 from common.exchange import Transport
-from common.link import GOING_AWAY, REPLACED, Link
+from common.link import Link
 from common.peers import Peer
+from common.websocket import GOING_AWAY, REPLACED
 
 
 class Links:

@@ -24,9 +24,10 @@ from common.exchange import Exchange
 from common.handshake import LINK_PATH, NONCE_BYTES, SUBPROTOCOL, Hello, encode_challenge, encode_nonce, make_hello
 from common.http import encode_problem
 from common.inbox import Inbox, TrustSource
-from common.keyring import SigningKey
-from common.link import HANDSHAKE_S, POLICY, Link, Opened, ServerSocket, close, receive_first, send, server_socket
+from common.keyring import NodeKeys
+from common.link import HANDSHAKE_S, Link, Opened
 from common.links import Links
+from common.websocket import POLICY, ServerSocket, close, receive_first, send, server_socket
 from hub.agents import Agents
 from hub.audit import audited
 from hub.intake import Intake
@@ -48,7 +49,7 @@ class UpgradeRequired(PeerError):
 class Greeter:
     """Makes and checks the messages of the hub's side of a handshake."""
 
-    key: SigningKey
+    keys: NodeKeys
     inbox: Inbox
     exchange: Exchange
     clock: Clock
@@ -61,7 +62,7 @@ class Greeter:
         hello = self.inbox.admit_hello(raw, nonce=nonce, now_s=self.clock.now_ms() / 1000)
         if not hello.challenge:
             raise Malformed("a spoke's HELLO carries a challenge")
-        await send(socket, make_hello(self.key, self.exchange.claims(hello.peer.instance), nonce=hello.challenge))
+        await send(socket, make_hello(self.keys.signer_for(hello.peer.instance), self.exchange.claims(hello.peer.instance), nonce=hello.challenge))
         return hello
 
 

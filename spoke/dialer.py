@@ -23,22 +23,11 @@ from common.exchange import Exchange
 from common.handshake import LINK_PATH, NONCE_BYTES, Capacity, encode_nonce, make_hello, parse_challenge
 from common.inbox import Inbox, TrustSource
 from common.keyring import SigningKey
-from common.link import (
-    GOING_AWAY,
-    HANDSHAKE_S,
-    REPLACED,
-    ClientSocket,
-    Link,
-    NotOffered,
-    Opened,
-    dial,
-    read_answer,
-    receive_first,
-    send,
-)
+from common.link import HANDSHAKE_S, Link, Opened, read_answer
 from common.links import Links
 from common.peer_url import check_peer_url
 from common.peers import Peer
+from common.websocket import GOING_AWAY, REPLACED, ClientSocket, NotOffered, dial, receive_first, send
 from spoke.intake import Intake
 from spoke.redial import Ending, redial
 

@@ -45,7 +45,7 @@ def redial(ending: Ending, up_s: float, failures: int, jitter: float) -> Redial:
     if ending is Ending.NOT_OFFERED:
         return Redial(NOT_OFFERED_S, 0)
     if ending is Ending.REPLACED:
-        return Redial(LAST_S * (1 - jitter / 2), failures + 1)
+        return Redial(LAST_S * (1 + jitter) / 2, failures + 1)
     if ending is Ending.GOODBYE and failures == 0:
         return Redial(AT_ONCE_S * jitter, 1)
     longest_s = min(LAST_S, FIRST_S * (1 << min(failures, _MAX_DOUBLINGS)))
