@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -52,6 +53,11 @@ async def test_killed_before_the_reply_is_saved_the_resend_gets_the_same_agent(o
         assert len(spoke.agents) == 1
 
 
+def more_than(items: list[str], count: int) -> bool:
+    """Whether there are more than so many."""
+    return len(items) > count
+
+
 @pytest.mark.fault(1)
 @pytest.mark.fault(2)
 @pytest.mark.slow
@@ -65,8 +71,7 @@ async def test_at_random_kill_points_every_returned_id_is_delivered_and_no_other
                     returned.append(await own.spawn(spoke.id))
 
             tasks = [asyncio.create_task(ask()) for _ in range(4)]
-            aimed = len(returned) + 10
-            await eventually(lambda aimed=aimed: len(returned) >= aimed, "some ids")
+            await eventually(partial(more_than, returned, len(returned) + 10), "some ids")
             await asyncio.sleep(pause_s)
             await own.kill9()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -71,7 +72,8 @@ class Stored:
         }
         found = {}
         async for key in self.client.scan_iter(match=f"{self.keys.before}*", count=1000):
-            found[key] = await readers[await self.client.type(key)](key)
+            kind: Any = await self.client.type(key)
+            found[key] = await readers[kind](key)
         return found
 
 
@@ -98,7 +100,7 @@ async def test_every_script_run_twice_has_one_effect(stored: Stored) -> None:
     expiring = new_agent(numbered_id(), deadline_ms=NOW_MS + 1)
     record = stored.agents.record
     kill_id = new_id()
-    steps = {
+    steps: dict[str, Callable[[], Awaitable[Any]]] = {
         "enqueue": lambda: stored.outcomes(first, second, third, fourth, expiring),
         "delivered": lambda: record(PEER, [settled(first.agent_id)], NOW_MS),
         "refused": lambda: record(PEER, [settled(second.agent_id, "refused", error=REFUSED)], NOW_MS),

@@ -86,7 +86,7 @@ async def test_following_one_agent_ends_with_it(node: HubNode, spoke: StandinSpo
         await spoke.report(spoke.advance(agent_id, "completed"))
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        seen = []
+        seen: list[str] = []
         async for agent in client.changes(agent_id):
             if not seen:
                 group.create_task(finish())
