@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
 from common import strict_json
-from common.errors import Malformed, Unavailable
+from common.errors import HubspokeError, Malformed, Unavailable
 from common.exchange import EnvelopeNotTaken
 from common.http import ENVELOPE_TYPE
 from common.inbox import BadReply
@@ -29,6 +29,7 @@ MAX_PROBLEM_BYTES: Final = 16 * 1024
 _CONNECT_TIMEOUT_S: Final = 5
 _TOTAL_TIMEOUT_S: Final = 30
 _OK: Final = 200
+_SERVER_ERROR: Final = 500
 _MAX_CODE: Final = 64
 
 
@@ -48,7 +49,7 @@ class _PeerResolver(AbstractResolver):
         return allowed
 
     async def close(self) -> None:
-        await self._resolver.close()
+        """Nothing is open: the threads are the event loop's."""
 
 
 async def _refuse_redirect(_session: object, _context: object, params: aiohttp.TraceRequestRedirectParams) -> None:
@@ -86,30 +87,37 @@ async def _read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return bytes(body)
 
 
-def read_problem(body: bytes, status: int | None = None) -> EnvelopeNotTaken:
-    """Return what a peer's problem document says; a code of another form than ours is `bad_reply`.
+def read_problem(body: bytes, status: int | None = None) -> HubspokeError:
+    """Return what a peer's problem document says: `EnvelopeNotTaken`, or `Unavailable` when it failed itself (5xx).
 
-    `status` is that of the response; without one (on a link) the document's own is taken.
+    What is no problem document with a code of our form is `BadReply`: some proxy spoke, and nobody knows what the peer
+    did. `status` is that of the response; without one (on a link) the document's own is taken.
     """
+    members = _members_of(body)
+    code = members.get("code")
+    if status is None:
+        told = members.get("status")
+        status = told if type(told) is int else 0
+    if not isinstance(code, str) or not code.isascii() or not code.isidentifier() or len(code) > _MAX_CODE:
+        return BadReply(f"the peer's answer with status {status} is neither an envelope nor a problem")
+    if status >= _SERVER_ERROR:
+        return Unavailable(f"the peer failed with {status} {code}; it may have acted or not", code=code)
+    return EnvelopeNotTaken(status, code, f"the peer refused with {status} {code}", members.get("now"))
+
+
+def _members_of(body: bytes) -> dict[str, Any]:
     try:
         document: Any = strict_json.parse(body)
     except Malformed:
-        document = None
-    members = document if isinstance(document, dict) else {}
-    code = members.get("code")
-    if not isinstance(code, str) or not code.isascii() or not code.isidentifier() or len(code) > _MAX_CODE:
-        code = "bad_reply"
-    if status is None:
-        told = members.get("status")
-        status = told if isinstance(told, int) else 0
-    return EnvelopeNotTaken(status, code, f"the peer refused with {status} {code}", members.get("now"))
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 async def fetch(session: aiohttp.ClientSession, method: str, url: str, raw: bytes | None = None) -> bytes:
     """Make one request and return the envelope that answers it.
 
     Raises `EnvelopeNotTaken` for a problem document, `BadReply` for anything else that is no envelope, `Unavailable`
-    when there was no whole answer: then nobody knows what the peer did.
+    when the peer failed or there was no whole answer: then nobody knows what it did.
     """
     headers = {} if raw is None else {"Content-Type": ENVELOPE_TYPE}
     proxy = proxy_for(url)
