@@ -8,11 +8,11 @@ PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast lint format bench lock ci clean
+.PHONY: help install dev demo test test-fast test-sandbox lint format bench lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- environment -----------------------------------------------------------------------------------------
 
@@ -55,13 +55,17 @@ demo: install ## a hub and a spoke on this machine, one agent, from invite to re
 
 test: dev ## every test, with coverage: all of common/, 95 % of everything
 	@rm -rf build/coverage && mkdir -p build/coverage
-	$(COVERAGE) run -m pytest $(PYTEST_ARGS)
+	$(COVERAGE) run -m pytest -m 'not sandbox' $(PYTEST_ARGS)
 	@$(COVERAGE) combine --quiet
 	@$(COVERAGE) report --include 'common/*' --fail-under 100
 	@$(COVERAGE) report --fail-under 95
 
 test-fast: dev ## unit tests and everything not marked slow, without coverage
-	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not sandbox' $(PYTEST_ARGS)
+
+# Besides python3, git and make these need bubblewrap (Debian: apt install bubblewrap) and leave to make namespaces.
+test-sandbox: dev ## the sandbox and control groups, with the kernel's real ones
+	$(BIN)/python -m pytest tests/sandbox $(PYTEST_ARGS)
 
 lint: dev ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check

@@ -135,7 +135,7 @@ async def test_listed_paths_are_shown(tmp_path: Path, origin: Path, new_hub: New
     for name in ("read", "written"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("1234")
-    shown = {"read_only": [str(tmp_path / "read")], "writable": [str(tmp_path / "written")]}
+    shown: dict[str, Any] = {"read_only": [str(tmp_path / "read")], "writable": [str(tmp_path / "written")]}
     items = [f"{step} {tmp_path / name / 'file'}" for name in ("read", "written") for step in ("read", "write")]
     async with SpokeNode(tmp_path, toml=settings(INTRUDER, **shown)) as node:
         seen = await look(node, new_hub(node), origin, *items)
