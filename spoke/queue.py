@@ -21,6 +21,7 @@ from common.connection import DEFAULT_SKEW_S
 from common.envelope import MAX_LIFETIME_S
 from common.errors import EnvelopeRejected, RateLimited, Unavailable
 from common.scripts import ScriptSet
+from common.store_mark import KnownStore
 from common.valkey import translated
 from spoke.agent_record import AgentRecord, AgentRef, decode_fields, read_record
 from spoke.policy import UNLIMITED, Policy
@@ -163,8 +164,12 @@ def _new_record(sender: Sender, step: SpawnStep, queued_at: bytes, place: Sequen
 class Queue:
     """The queue of one spoke; several worker processes may share it."""
 
-    def __init__(self, client: Redis, instance: str, bounds: Bounds, prefix: str = "") -> None:
+    def __init__(
+        self, client: Redis, instance: str, bounds: Bounds, prefix: str = "", store: KnownStore | None = None
+    ) -> None:
         self._client = client
+        self.store = store or KnownStore(bounds.skew_s)
+        """What is known of the store; without a guard that knows better it is one that nobody ever marked."""
         self._prefix = f"{prefix}hs:{{{instance}}}:"
         self._bounds = bounds
         self._scripts = ScriptSet("spoke")
@@ -178,20 +183,23 @@ class Queue:
         """Accept an admitted envelope and take its steps, all at once; durable when this returns.
 
         Returns for each step the agent's record, a refusal, or None for `NoStep`. Raises `EnvelopeRejected` with
-        `replayed`, `RateLimited`, `Unavailable`.
+        `replayed`, `RateLimited`, `StoreLost`, `Unavailable`.
         """
-        policy, bounds = sender.policy, self._bounds
+        policy, bounds, known = sender.policy, self._bounds, self.store.mark
         arguments = [item for step in steps for item in _arguments(step)]
         answer = await self._run(
             "accept", sender.tenant, sender.instance, jti, raw, bounds.replay_ms,
             0 if policy.rate_per_s >= UNLIMITED else policy.rate_per_s, policy.queued, policy.agents, bounds.queued,
-            TOMBSTONE_MS, bounds.retention_ms, len(steps), *arguments,
+            TOMBSTONE_MS, bounds.retention_ms, known.generation, known.accepted, len(steps), *arguments,
         )  # fmt: skip
+        if answer[0] == b"lost":
+            raise self.store.refusal()
         if answer[0] == b"replayed":
             raise EnvelopeRejected("replayed", "this envelope was accepted before; send a fresh one")
         if answer[0] == b"rate_limited":
             raise RateLimited(f"policy.rate_per_s allows {policy.rate_per_s} envelopes a second")
-        return [self._read_answer(sender, step, each) for step, each in zip(steps, answer[1:], strict=True)]
+        self.store.saw(known.generation, answer[1])
+        return [self._read_answer(sender, step, each) for step, each in zip(steps, answer[2:], strict=True)]
 
     def _read_answer(self, sender: Sender, step: Step, answer: Sequence[Any]) -> AgentRecord | StepRefused | None:
         match answer[0], step:

@@ -132,6 +132,7 @@ class Router:
         """Accept an envelope and return its REPLY; raises `EnvelopeRejected`, `RateLimited`, `Unavailable`."""
         started = time.perf_counter()
         envelope, peer = admitted.envelope, admitted.peer
+        self._queue.store.check_signed(envelope.claims.iat)
         policy = self._policy_of(peer)
         sender = Sender(peer.tenant, peer.instance, policy)
         planned = plan(envelope.commands, policy, self._oldest_ms(), self._id_time_ms)

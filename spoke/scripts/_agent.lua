@@ -11,10 +11,11 @@
 --   P env:T:JTI    hash    raw: the signed envelope as it came; live: its agents that have not ended
 --   P replay:I:JTI string  the envelope of instance I was accepted; expires after its window
 --   P tomb:T:A     string  a kill came before its spawn
---   P rate:T       string  envelopes in this second
+--   P rate:T       hash    since (ms), used: envelopes in the second that began then
 --   P events:T     stream  records at each transition, kept until the peer has acknowledged them
 --   P paused, P draining   flags
 --   P arrivals, P ticks, P fence   counters
+--   P generation, P accepted   which store this is, and how many envelopes it accepted (common/store_mark.py)
 --   P wake, P kills, P changes     pub/sub: something to claim; "T A" is to be killed; T has events
 --
 -- Record: id tenant peer task type status seq attempt priority timeout max_attempts hash env index queued_at

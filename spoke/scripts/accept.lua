@@ -1,26 +1,36 @@
 -- Accept one admitted envelope: rate, replay, and the effect of all its commands, in one step.
 --
 -- ARGV: prefix, tenant, peer, jti, raw envelope, replay mark's life ms, rate per s (0: none), tenant's queued limit,
---   tenant's agents limit, spoke's queue limit, tombstone's life ms, retention ms, number of commands, then 9 for each:
+--   tenant's agents limit, spoke's queue limit, tombstone's life ms, retention ms, generation and counter of the store as the
+--   node knows it, number of commands, then 9 for each:
 --   'spawn'  id hash index task type priority timeout max_attempts
 --   'status' agent -, -, ...
 --   'kill'   agent kill-JSON cause, -, ...
 --   'none'   a command that was refused before, or answered without the queue
--- Returns {'replayed'}, {'rate_limited'} or {'accepted', answer...}: {'new', position}, {'agent', fields, place},
---   {'error', code}, {'none'}.
+-- Returns {'lost'} (not the store that the node knows), {'replayed'}, {'rate_limited'} or {'accepted', counter, answer...}:
+--   {'new', position}, {'agent', fields, place}, {'error', code}, {'none'}.
 -- Run twice it answers 'replayed' and changes nothing.
 
 local tenant, peer, jti, raw = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local replay_ms, rate = tonumber(ARGV[6]), tonumber(ARGV[7])
 local queued_limit, agents_limit, queue_limit = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
-local tomb_ms, retention_ms, commands = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
-local FIRST, STRIDE = 14, 9
+local tomb_ms, retention_ms = tonumber(ARGV[11]), tonumber(ARGV[12])
+local generation, seen, commands = ARGV[13], tonumber(ARGV[14]), tonumber(ARGV[15])
+local FIRST, STRIDE = 16, 9
+
+-- Emptied, another store, or an old copy: the marks of what was accepted are not in it (common/store_mark.py).
+if (redis.call('GET', P .. 'generation') or '') ~= generation
+  or tonumber(redis.call('GET', P .. 'accepted') or 0) < seen then return { 'lost' } end
 
 if rate > 0 then
-  local counter = P .. 'rate:' .. tenant
-  local used = redis.call('INCR', counter)
-  if used == 1 then redis.call('PEXPIRE', counter, 1000) end
-  if used > rate then return { 'rate_limited' } end
+  local counter, at = P .. 'rate:' .. tenant, now_ms()
+  local since = tonumber(redis.call('HGET', counter, 'since') or 0)
+  -- When the clock was set back the expiry is an hour away: the count must not last as long.
+  if at < since or at >= since + 1000 then
+    redis.call('HSET', counter, 'since', int(at), 'used', 0)
+    redis.call('PEXPIRE', counter, 1000)
+  end
+  if redis.call('HINCRBY', counter, 'used', 1) > rate then return { 'rate_limited' } end
 end
 -- By peer and not by tenant: an id that was revoked and joined again must not be able to replay its former envelopes.
 if not redis.call('SET', P .. 'replay:' .. peer .. ':' .. jti, '1', 'NX', 'PX', replay_ms) then
@@ -150,11 +160,11 @@ local function keep()
 end
 
 local STEPS = { spawn = spawn, status = status, kill = kill, none = none }
-local answers = { 'accepted' }
+local answers = { 'accepted', redis.call('INCR', P .. 'accepted') }
 read_load()
 for number = 1, commands do
   local at = FIRST + (number - 1) * STRIDE
-  answers[number + 1] = STEPS[ARGV[at]](at)
+  answers[number + 2] = STEPS[ARGV[at]](at)
 end
 flush()
 if #created > 0 then keep() end

@@ -127,8 +127,8 @@ class Rig:
         return [event.record for event in await self.queue.pending_events(tenant)]
 
     async def snapshot(self) -> dict[str, Any]:
-        """Everything below the prefix, comparable; without times to live, and rates, which pass by themselves."""
-        keys = [f"{self.prefix}{key}" for key in await _keys(self) if not key.startswith("rate:")]
+        """Everything below the prefix, comparable; without times to live, rates and the count of envelopes."""
+        keys = [f"{self.prefix}{key}" for key in await _keys(self) if not key.startswith(("rate:", "accepted"))]
         async with self.client.pipeline(transaction=False) as pipe:
             for key in keys:
                 pipe.dump(key)
