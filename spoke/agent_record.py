@@ -63,8 +63,11 @@ def _integer(fields: Fields, name: str) -> int | None:
     return int(fields[name]) if name in fields else None
 
 
-def _json(fields: Fields, name: str) -> Any:
-    return json.loads(fields[name]) if name in fields else None
+def _json(fields: Fields, name: str) -> dict[str, Any] | None:
+    value = json.loads(fields[name]) if name in fields else None
+    if not isinstance(value, dict | None):
+        raise ValueError(f"{name} is no object")
+    return value
 
 
 _GRANTED: Final = (("priority", "priority"), ("timeoutS", "timeout"), ("maxAttempts", "max_attempts"))
@@ -109,7 +112,7 @@ class AgentRecord:
         """Return AgentStatus as JSON values (PROTOCOL section 2.2); raises `TamperedRecord`."""
         try:
             return self._to_status()
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, OverflowError) as error:
             raise TamperedRecord("a record in the queue cannot be read; see who else writes to this Valkey") from error
 
     def _to_status(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from common.envelope import EnvelopeType, Items, Result, batches
 from common.errors import HubspokeError, Unavailable
 from common.exchange import Exchange
 from common.peers import Peer, Trust
+from spoke.agent_record import TamperedRecord
 from spoke.queue import PendingEvent, Queue
 
 _log: Final = structlog.get_logger("events")
@@ -87,8 +88,12 @@ class Courier:
             peer = self._trust().find(instance)
             if peer is None or peer.tenant != tenant or peer.state != "active":
                 return
-            encoded = [strict_json.encode({"agent": event.record.to_status()}) for event in events]
-            first = next(batches(encoded))
+            encoded = [_encode(event) for event in events]
+            unreadable = [event for event, text in zip(events, encoded, strict=True) if text is None]
+            if unreadable:
+                await self._queue.acknowledge(tenant, unreadable)
+                continue
+            first = next(batches(text for text in encoded if text is not None))
             await self._send(peer, events[: len(first)], first)
 
     async def _send(self, peer: Peer, events: Sequence[PendingEvent], encoded: Sequence[bytes]) -> None:
@@ -100,6 +105,15 @@ class Courier:
             _log.warning("events.refused", peer=peer.instance, code=refused[0], count=len(refused))
         if not settled:
             raise Unavailable(f"{peer.instance} acknowledged none of {len(events)} events")
+
+
+def _encode(event: PendingEvent) -> bytes | None:
+    """Return the event as it is sent; None for one that none of our scripts wrote: it must not hold the others up."""
+    try:
+        return strict_json.encode({"agent": event.record.to_status()})
+    except TamperedRecord as error:
+        _log.error("events.unreadable", entry=event.entry.decode(), reason=error.message)
+        return None
 
 
 def _settles(result: Result, event: PendingEvent) -> bool:

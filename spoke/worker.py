@@ -8,8 +8,9 @@ its lease.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Final
 
 import structlog
 
@@ -68,7 +69,7 @@ class Worker:
     async def _claim(self, group: asyncio.TaskGroup) -> None:
         while True:
             try:
-                while claim := await self._queue.claim(self._name, self._limits()):
+                while claim := await self._take(self._queue.claim(self._name, self._limits())):
                     self._attend(group, claim, resumed=False)
             except Unavailable as error:
                 await self._pause(error)
@@ -78,12 +79,23 @@ class Worker:
         former = self._node
         while True:
             try:
-                while claim := await self._queue.reclaim(self._name, former):
+                while claim := await self._take(self._queue.reclaim(self._name, former)):
                     self._attend(group, claim, resumed=True)
                 former = ""
                 await asyncio.sleep(_RECLAIM_S)
             except Unavailable as error:
                 await self._pause(error)
+
+    async def _take(self, asking: Coroutine[Any, Any, Claim | None]) -> Claim | None:
+        """Return the claim that is asked for; cancelled meanwhile, hold it all the same, so that it is given back."""
+        answer = asyncio.ensure_future(asking)
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            with suppress(Unavailable):
+                if claim := await answer:
+                    self._held.setdefault(claim.record.ref, Held(claim))
+            raise
 
     def _attend(self, group: asyncio.TaskGroup, claim: Claim, *, resumed: bool) -> None:
         held = Held(claim)
@@ -97,7 +109,7 @@ class Worker:
     async def _see(self, held: Held, former: Held | None, *, resumed: bool) -> None:
         try:
             if former is not None:
-                # It may be in the middle of a start: only once it has let go does the disk say whether a process is there.
+                # It may be amid a start: only once it has let go does the disk say whether there is a process.
                 await former.released.wait()
             await self._attendant.attend(held, resumed=resumed)
         except Exception:
