@@ -61,11 +61,11 @@ class Sandbox:
         shown = [
             *_system(),
             *_each("--ro-bind", [*_programs(argv), *self.config.read_only]),
+            *_each("--bind", self.config.writable),
             # Whatever was shown above it: the spoke's directory is empty but for what follows.
             *("--tmpfs", str(self.hidden)),
             *_each("--ro-bind", [workspace.objects, run.task_file]),
             *_each("--bind", [workspace.tree, workspace.repo, run.home, run.temporary, run.result_file.parent]),
-            *_each("--bind", self.config.writable),
         ]
         network = ("--share-net",) if self.config.network else ()
         return (program, *_APART, *network, *shown, "--chdir", str(workspace.tree), "--", *argv)

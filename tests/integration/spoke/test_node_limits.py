@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -79,3 +80,23 @@ async def test_a_limit_that_does_not_exist_is_refused(tmp_path: Path, name: str)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: config: ")
     assert name in refused.stderr
+
+
+async def test_without_bubblewrap_an_agent_that_asked_for_it_is_not_started(
+    tmp_path: Path, origin: Path, new_hub: Callable[[SpokeNode], HubPeer]
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("git", "rm", "chmod"):
+        found = shutil.which(name)
+        assert found is not None
+        (programs / name).symlink_to(found)
+    toml = tables(**{"agents.worker": {"sandbox": "bwrap"}})
+    async with SpokeNode(tmp_path, toml=toml, env={"PATH": str(programs)}) as node:
+        hub = new_hub(node)
+        spawn = hub.spawn(origin)
+        await hub.ask(node, spawn)
+        agent = await node.until_ended(spawn["id"])
+        assert (agent["status"], agent["reason"]) == ("failed", "spawn_failed")
+        assert "install bubblewrap" in agent["detail"]
+        assert node.executions() == []
