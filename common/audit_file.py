@@ -77,6 +77,7 @@ class Audit:
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit")
         self._synced = 0
+        self._visit: asyncio.Future[None] | None = None
         self._sealed = 0
         self._seal_at_ms = 0
         self._complaint: str | None = None
@@ -101,7 +102,15 @@ class Audit:
 
     async def _record(self, entries: Sequence[Entry]) -> None:
         number = self._write(entries)
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._sync, number)
+        while self._synced < number:
+            # Whoever finds no visit to the disk under way begins one; the others wait for it, and perhaps for the next.
+            if self._visit is None:
+                self._visit = asyncio.get_running_loop().run_in_executor(self._thread, self._sync, number)
+                self._visit.add_done_callback(self._end_visit)
+            await asyncio.shield(self._visit)
+
+    def _end_visit(self, _visit: asyncio.Future[None]) -> None:
+        self._visit = None
 
     def tell(self, event: str, fields: Mapping[str, object]) -> None:
         """Write a decision and wait for the disk here; for what is rare, such as a change of trust."""
