@@ -20,7 +20,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from common.connection import DEFAULT_SKEW_S
 from common.errors import HubspokeError, LocalError
 from common.listen_address import parse_listen
+from common.own_keys import KeyFiles
 from common.peer_url import check_peer_url
+from common.rotation import DEFAULT_OVERLAP_H
 from common.wire import InstanceId, first_problem
 
 EMBEDDED: Final = "embedded"
@@ -54,12 +56,21 @@ class Section(BaseModel):
 
 
 class NodeSection(Section):
-    """`[node]`: who this node is, where it listens, how peers reach it, how far clocks may be apart."""
+    """`[node]`: who this node is, where it listens, how peers reach it, how far clocks may be apart.
+
+    `overlap_h` hours after a rotation the former key, a peer's or our own, signs no more.
+    """
 
     id: InstanceId
     listen: Listen
     url: PeerUrl | None = None
     skew_s: Annotated[int, Field(ge=0, le=600)] = DEFAULT_SKEW_S
+    overlap_h: Annotated[int, Field(ge=1, le=720)] = DEFAULT_OVERLAP_H
+
+    @property
+    def overlap_s(self) -> int:
+        """The overlap in seconds."""
+        return self.overlap_h * 3600
 
 
 class ValkeySection(Section):
@@ -88,6 +99,10 @@ class NodeDirectory:
     def key_file(self, instance: str) -> Path:
         """The private key."""
         return self.path / "keys" / f"{instance}.key"
+
+    def key_files(self, instance: str) -> KeyFiles:
+        """The private key with what a rotation puts beside it."""
+        return KeyFiles(self.path / "keys", instance)
 
     def valkey_target(self, section: ValkeySection) -> str | Path:
         """Return what `common.valkey.connect` takes: the embedded server's directory, or the URL."""

@@ -24,8 +24,8 @@ DEFAULT_SKEW_S: Final = 60
 
 ACCEPTED: Final[Mapping[Kind, frozenset[EnvelopeType]]] = MappingProxyType(
     {
-        "hub": frozenset({EnvelopeType.EVENT}),
-        "spoke": frozenset({EnvelopeType.COMMAND}),
+        "hub": frozenset({EnvelopeType.EVENT, EnvelopeType.ROTATE}),
+        "spoke": frozenset({EnvelopeType.COMMAND, EnvelopeType.ROTATE}),
     }
 )
 """What a node of each kind takes through its inbox. A REPLY is only ever taken as the answer to a request of ours."""

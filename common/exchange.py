@@ -17,6 +17,7 @@ from common.envelope import DEFAULT_LIFETIME_S, Claims, EnvelopeType, Items, Rep
 from common.errors import PeerError
 from common.inbox import Inbox
 from common.jose import Signer
+from common.keyring import NodeKeys, SigningKey
 from common.peers import Peer
 
 NO_FIELDS: Final[Mapping[str, Any]] = {}
@@ -42,9 +43,9 @@ class Transport(Protocol):
 class Exchange:
     """Signs as `me`, sends through a transport, takes only the reply that belongs to what was sent."""
 
-    def __init__(self, me: Node, signer: Signer, inbox: Inbox, transport: Transport, clock: Clock) -> None:
+    def __init__(self, me: Node, keys: NodeKeys, inbox: Inbox, transport: Transport, clock: Clock) -> None:
         self._me = me
-        self._signer = signer
+        self._keys = keys
         self._inbox = inbox
         self._transport = transport
         self._clock = clock
@@ -61,12 +62,23 @@ class Exchange:
 
         Raises `EnvelopeNotTaken`, `BadReply`, `EnvelopeRejected` (a reply that is no good) or `Unavailable`.
         """
+        signer = self._keys.signer_for(peer.instance)
+        return await self._send(peer, typ, signer, NO_FIELDS, items, len(items.encoded))
+
+    async def send_rotation(self, peer: Peer, signer: SigningKey, fields: Mapping[str, Any]) -> ReplyBody:
+        """Send a ROTATE signed by `signer` and return its reply of one result; raises as `send` does."""
+        return await self._send(peer, EnvelopeType.ROTATE, signer, fields, None, 1)
+
+    async def _send(
+        self, peer: Peer, typ: EnvelopeType, signer: Signer, fields: Mapping[str, Any], items: Items | None, count: int
+    ) -> ReplyBody:
         claims = self.claims(peer.instance)
-        answer = await self._transport.deliver(peer, seal(self._signer, typ, claims, NO_FIELDS, items))
+        answer = await self._transport.deliver(peer, seal(signer, typ, claims, fields, items))
         return self._inbox.admit_reply(
-            answer, sent_to=peer.instance, re=claims.jti, count=len(items.encoded), now_s=self._clock.now_ms() / 1000
+            answer, sent_to=peer.instance, re=claims.jti, count=count, now_s=self._clock.now_ms() / 1000
         )
 
     def reply(self, audience: str, re: str, results: Sequence[bytes]) -> bytes:
         """Return the signed REPLY to the envelope `re`."""
-        return seal(self._signer, EnvelopeType.REPLY, self.claims(audience), {"re": re}, Items("results", results))
+        signer = self._keys.signer_for(audience)
+        return seal(signer, EnvelopeType.REPLY, self.claims(audience), {"re": re}, Items("results", results))

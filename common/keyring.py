@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -121,6 +121,19 @@ class SigningKey:
         """The key id of the public half."""
         return self.public.kid
 
+    @property
+    def current(self) -> SigningKey:
+        """Itself: a key alone is all the keys of a node that never rotates."""
+        return self
+
+    def signer_for(self, _audience: str) -> SigningKey:
+        """Return itself, whoever the envelope is for."""
+        return self
+
+    def public_keys(self, _now_s: float) -> tuple[PublicKey, ...]:
+        """Return its public half."""
+        return (self.public,)
+
     def sign(self, message: bytes) -> bytes:
         """Return the 64 bytes of the Ed25519 signature of `message`."""
         return self._key.sign(message)
@@ -131,6 +144,20 @@ class SigningKey:
 
     def __repr__(self) -> str:
         return f"SigningKey({self.public.fingerprint})"
+
+
+class NodeKeys(Protocol):
+    """A node's own keys: the current one, and the one that a peer knows while it has not heard of the current one."""
+
+    @property
+    def current(self) -> SigningKey:
+        """The key that this node is known by now."""
+
+    def signer_for(self, _audience: str, /) -> SigningKey:
+        """Return the key to sign with for the instance `audience`."""
+
+    def public_keys(self, _now_s: float, /) -> tuple[PublicKey, ...]:
+        """Return what an IDENTITY shows at `now_s`, the current one first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,10 @@ class Peer:
     labels: Mapping[str, str] = field(default_factory=dict)
     policy: Mapping[str, Any] | None = None
     created_s: int = 0
+    acknowledged: int = 0
+    """The epoch of the last rotation of **our** key that the peer has acknowledged."""
+    rotation_problem: str | None = None
+    """Why the peer refused the latest one, if it did."""
 
     @property
     def tenant(self) -> str:
@@ -69,13 +73,26 @@ class Peer:
             raise PeerRefused(f"{self.instance} is {self.state} and cannot become {state}")
 
 
+@dataclass(frozen=True, slots=True)
+class OwnRotation:
+    """A rotation of this node's own key, from `former` to `key`; times are epoch seconds."""
+
+    epoch: int
+    former: PublicKey
+    key: PublicKey
+    started_s: int
+    retires_at: int
+
+
 class Trust:
-    """All peers at one moment. Immutable: a change of trust makes a new one."""
+    """All peers and this node's own rotations at one moment. Immutable: a change of trust makes a new one."""
 
-    __slots__ = ("_by_id", "keyring")
+    __slots__ = ("_by_id", "keyring", "rotations")
 
-    def __init__(self, peers: Iterable[Peer]) -> None:
+    def __init__(self, peers: Iterable[Peer], rotations: Iterable[OwnRotation] = ()) -> None:
         self._by_id = {peer.instance: peer for peer in peers}
+        self.rotations = tuple(rotations)
+        """Ours, the latest last."""
         # Keys of a revoked peer verify nothing, so its envelopes get the answer a stranger gets (attack 31).
         self.keyring = Keyring(key for peer in self._by_id.values() if peer.state != "revoked" for key in peer.keys)
 
@@ -86,3 +103,15 @@ class Trust:
     def peers(self) -> tuple[Peer, ...]:
         """Return all peers, by id."""
         return tuple(self._by_id[instance] for instance in sorted(self._by_id))
+
+    @property
+    def rotation(self) -> OwnRotation | None:
+        """The latest rotation of our own key."""
+        return self.rotations[-1] if self.rotations else None
+
+    def unaware(self) -> tuple[Peer, ...]:
+        """Return the peers that have not acknowledged our latest key: to them the former one still signs."""
+        latest = self.rotation
+        if latest is None:
+            return ()
+        return tuple(peer for peer in self.peers() if peer.state != "revoked" and peer.acknowledged < latest.epoch)

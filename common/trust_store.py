@@ -8,52 +8,23 @@ Secrets are not in here: an invite's secret is derived from the node's key.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, cast
 
-from common.errors import HubspokeError, LocalError, Unavailable
+from common.errors import HubspokeError, Unavailable
 from common.introduction import Introduction
 from common.invites import InviteRefused
-from common.keyring import KeyRefused, OwnedKey, PublicKey
+from common.keyring import OwnedKey, PublicKey
 from common.peers import ConnectionState, Kind, Peer, PeerRefused, Trust
+from common.trust_tables import TrustStoreError, open_tables, read_trust
+
+__all__ = ["MAX_PENDING", "NewPeer", "OpenInvite", "TrustStore", "TrustStoreError", "facts_of"]
 
 MAX_PENDING: Final = 100
-_BUSY_TIMEOUT_S: Final = 10
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS peers (
-    connection INTEGER PRIMARY KEY AUTOINCREMENT,
-    instance TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, state TEXT NOT NULL, url TEXT,
-    epoch INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{}', policy TEXT, created_s INTEGER NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS keys (
-    connection INTEGER NOT NULL REFERENCES peers(connection) ON DELETE CASCADE,
-    position INTEGER NOT NULL, raw BLOB NOT NULL, retires_at INTEGER,
-    PRIMARY KEY (connection, position)
-) STRICT;
-CREATE TABLE IF NOT EXISTS invites (
-    invite TEXT PRIMARY KEY, expires_s INTEGER NOT NULL, labels TEXT NOT NULL DEFAULT '{}',
-    used_by TEXT, used_kid TEXT
-) STRICT;
-PRAGMA user_version = 1;
-"""
-# One statement, so that a commit by another process between two reads cannot part a peer from its keys.
-_PEERS: Final = """
-SELECT connection, instance, kind, state, url, epoch, labels, policy, created_s, raw, retires_at
-FROM peers LEFT JOIN keys USING (connection) ORDER BY connection, position
-"""
-
-
-class TrustStoreError(LocalError):
-    """The file of the trust store cannot be used."""
-
-    code = "trust_store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +43,13 @@ class NewPeer:
         return cls(introduction.instance, introduction.kind, introduction.key, introduction.url, labels)
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        mode = os.fstat(descriptor).st_mode
-        os.close(descriptor)
-        if mode & 0o022:
-            raise TrustStoreError(f"{path} can be changed by others; compare its peers, then run: chmod 600 {path}")
-        database = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-    except (OSError, sqlite3.Error) as error:
-        raise TrustStoreError(f"cannot open {path}: {error}; run init first, or check the directory") from error
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        database.execute("PRAGMA foreign_keys = ON")
-        database.executescript(_SCHEMA)
-    except sqlite3.Error as error:
-        database.close()
-        raise TrustStoreError(f"{path} is no trust store: {error}; restore it from its backup") from error
-    return database
+@dataclass(frozen=True, slots=True)
+class OpenInvite:
+    """An invite that nobody has used yet; its secret is stored nowhere."""
+
+    invite: str
+    expires_s: int
+    labels: Mapping[str, str]
 
 
 def _tell_nobody(_event: str, _fields: Mapping[str, object]) -> None:
@@ -111,9 +70,9 @@ class TrustStore:
         tell: Callable[[str, Mapping[str, object]], None] = _tell_nobody,
     ) -> None:
         self._instance = instance
-        self._own_key = own_key
-        self._tell = tell
-        self._database = _open(path)
+        self.own_key = own_key
+        self.tell = tell
+        self._database = open_tables(path)
         self._version: int | None = None
         self._trust = Trust(())
         try:
@@ -138,17 +97,14 @@ class TrustStore:
         return self._trust
 
     def _read(self) -> Trust:
-        rows = self._database.execute(_PEERS)
-        try:
-            return Trust([_peer_of(group) for _, group in groupby(rows, itemgetter(0))])
-        except (KeyRefused, ValueError) as error:
-            raise TrustStoreError(f"the trust store holds what no peer is: {error}; restore its backup") from error
+        return read_trust(self._database)
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def change(self) -> Iterator[sqlite3.Connection]:
+        """Change the tables in one transaction, undone by any error; raises `Unavailable`."""
         try:
             self._database.execute("BEGIN IMMEDIATE")
-            yield
+            yield self._database
             self._database.execute("COMMIT")
         except sqlite3.Error as error:
             raise Unavailable(f"the trust store cannot be written: {error}") from error
@@ -170,7 +126,7 @@ class TrustStore:
 
         A revoked peer's place is taken by a new connection with a new number.
         """
-        with self._transaction():
+        with self.change():
             return self._find_or_insert(new, state, now_s)
 
     def _find_or_insert(self, new: NewPeer, state: ConnectionState, now_s: int) -> Peer:
@@ -190,6 +146,12 @@ class TrustStore:
         self._database.execute(
             "INSERT INTO keys (connection, position, raw) VALUES (?, 0, ?)", (connection, new.key.raw)
         )
+        acknowledged = trust.rotation.epoch if trust.rotation else 0
+        self._database.execute(
+            # Who is told our key now is told the latest one.
+            "INSERT INTO announcements (connection, epoch) VALUES (?, ?)",
+            (connection, acknowledged),
+        )
         peer = Peer(
             instance=new.instance,
             kind=new.kind,
@@ -199,12 +161,14 @@ class TrustStore:
             url=new.url,
             labels=dict(new.labels),
             created_s=now_s,
+            acknowledged=acknowledged,
         )
-        self._tell("peer.added", _facts_of(peer))
+        self.tell("peer.added", facts_of(peer))
         return peer
 
     def _check_new(self, new: NewPeer, trust: Trust) -> None:
-        if new.instance == self._instance or new.key == self._own_key:
+        own = {self.own_key, *(key for rotation in trust.rotations for key in (rotation.former, rotation.key))}
+        if new.instance == self._instance or new.key in own:
             raise PeerRefused("a peer has an id and a key of its own, not this node's")
         for peer in trust.peers():
             if peer.instance != new.instance and any(owned.key == new.key for owned in peer.keys):
@@ -212,32 +176,60 @@ class TrustStore:
 
     def set_state(self, instance: str, state: ConnectionState) -> Peer:
         """Take a connection to `state`, in effect when this returns; raises `PeerRefused`."""
-        with self._transaction():
+        with self.change():
             self._move(self.find(instance), state)
         return self.find(instance)
 
     def _move(self, peer: Peer, state: ConnectionState) -> None:
         peer.check_transition(state)
         self._database.execute("UPDATE peers SET state = ? WHERE instance = ?", (state, peer.instance))
-        self._tell("peer.changed", {**_facts_of(peer), "was": peer.state, "state": state})
+        self.tell("peer.changed", {**facts_of(peer), "was": peer.state, "state": state})
 
     def approve(self, instance: str, fingerprint: str) -> Peer:
         """Make a pending peer active when its fingerprint is the one the admin names; raises `PeerRefused`."""
-        with self._transaction():
+        with self.change():
             peer = self.find(instance)
             if peer.current_key.fingerprint != fingerprint:
                 raise PeerRefused(f"{instance} has another fingerprint; compare it with its operator again")
             self._move(peer, "active")
         return self.find(instance)
 
+    def set_policy(self, instance: str, policy: Mapping[str, Any] | None) -> Peer:
+        """Give a peer rules of its own, or with None the general ones; in force when this returns."""
+        with self.change():
+            peer = self.find(instance)
+            stored = None if policy is None else json.dumps(dict(policy))
+            self._database.execute("UPDATE peers SET policy = ? WHERE connection = ?", (stored, peer.connection))
+            self.tell(
+                "peer.policy_changed", {**facts_of(peer), "policy": "the general one" if policy is None else "own"}
+            )
+        return self.find(instance)
+
     def add_invite(self, invite: str, expires_s: int, labels: Mapping[str, str]) -> None:
         """Note an open invite."""
-        with self._transaction():
+        with self.change():
             self._database.execute(
                 "INSERT INTO invites (invite, expires_s, labels) VALUES (?, ?, ?)",
                 (invite, expires_s, json.dumps(dict(labels))),
             )
-            self._tell("invite.made", {"invite": invite, "expires_s": expires_s})
+            self.tell("invite.made", {"invite": invite, "expires_s": expires_s})
+
+    def open_invites(self, now_s: int) -> list[OpenInvite]:
+        """Return the invites that still let somebody in, the one that ends first first."""
+        rows = self._database.execute(
+            "SELECT invite, expires_s, labels FROM invites WHERE used_by IS NULL AND expires_s > ? ORDER BY expires_s",
+            (now_s,),
+        )
+        return [OpenInvite(invite, expires_s, json.loads(labels)) for invite, expires_s, labels in rows]
+
+    def withdraw_invite(self, invite: str) -> None:
+        """Make an open invite void; raises `InviteRefused` for one that is unknown or used."""
+        with self.change():
+            if not self._database.execute(
+                "DELETE FROM invites WHERE invite = ? AND used_by IS NULL", (invite,)
+            ).rowcount:
+                raise InviteRefused("there is no open invite of that id; see invite list")
+            self.tell("invite.withdrawn", {"invite": invite})
 
     def redeem(self, introduction: Introduction, now_s: int) -> Peer:
         """Use up the invite of a JOIN whose `mac` was checked, and make its sender an active peer, in one step.
@@ -245,7 +237,7 @@ class TrustStore:
         The same sender may repeat it after a lost reply; anybody else finds the invite used. Raises `InviteRefused`,
         `PeerRefused`.
         """
-        with self._transaction():
+        with self.change():
             row = self._database.execute(
                 "SELECT expires_s, labels, used_by, used_kid FROM invites WHERE invite = ?", (introduction.invite,)
             ).fetchone()
@@ -264,7 +256,7 @@ class TrustStore:
                 (introduction.instance, introduction.key.kid, introduction.invite),
             )
             if not mine:
-                self._tell("invite.used", {"invite": introduction.invite, **_facts_of(peer)})
+                self.tell("invite.used", {"invite": introduction.invite, **facts_of(peer)})
         return self.find(introduction.instance)
 
     def _refuse_second_life(self, introduction: Introduction, *, repeated: bool) -> None:
@@ -274,7 +266,7 @@ class TrustStore:
 
     def request(self, introduction: Introduction, now_s: int) -> Peer:
         """Note a JOIN without invite as a pending peer; raises `PeerRefused` when there are too many already."""
-        with self._transaction():
+        with self.change():
             (pending,) = self._database.execute("SELECT count(*) FROM peers WHERE state = 'pending'").fetchone()
             present = self.current().find(introduction.instance)
             if pending >= MAX_PENDING and (present is None or present.state == "revoked"):
@@ -282,7 +274,8 @@ class TrustStore:
             return self._find_or_insert(NewPeer.introduced(introduction, {}), "pending", now_s)
 
 
-def _facts_of(peer: Peer) -> dict[str, object]:
+def facts_of(peer: Peer) -> dict[str, object]:
+    """Return what is told of a peer with every change."""
     return {
         "peer": peer.instance,
         "kind": peer.kind,
@@ -291,21 +284,3 @@ def _facts_of(peer: Peer) -> dict[str, object]:
         "kid": peer.current_key.kid,
         "url": peer.url,
     }
-
-
-def _peer_of(rows: Iterable[tuple[Any, ...]]) -> Peer:
-    """Build one peer of its rows in `_PEERS`, one per key."""
-    listed = list(rows)
-    connection, instance, kind, state, url, epoch, labels, policy, created_s = listed[0][:-2]
-    return Peer(
-        instance=instance,
-        kind=kind,
-        state=state,
-        connection=connection,
-        keys=tuple(OwnedKey(instance, PublicKey(raw or b""), retires_at) for *_, raw, retires_at in listed),
-        url=url,
-        epoch=epoch,
-        labels=json.loads(labels),
-        policy=None if policy is None else json.loads(policy),
-        created_s=created_s,
-    )

@@ -30,7 +30,10 @@ from common.keyfiles import load_signing_key, load_token
 from common.keyring import SigningKey
 from common.links import Carrier, Links
 from common.listener import listening
+from common.own_keys import KeyFiles, OwnKeys
 from common.post import PostTransport, open_session
+from common.rotating import Announcer, RotationIntake
+from common.rotation_store import RotationStore
 from common.scripts import ScriptSet
 from common.trust_store import TrustStore
 from common.valkey import check_durability, connect, connect_blocking
@@ -80,6 +83,11 @@ class Hub:
         """Who we are to the checks of every envelope."""
         return Node(self.settings.node.id, "hub", self.settings.node.skew_s)
 
+    @property
+    def key_files(self) -> KeyFiles:
+        """Its private keys."""
+        return self.directory.key_files(self.settings.node.id)
+
     def open_trust(self) -> TrustStore:
         """Open the trust store; close it when done."""
         return TrustStore(self.directory.trust_file, self.settings.node.id, self.key.public)
@@ -117,19 +125,23 @@ class Parts:
         self.clock = clock
         self.url = hub.settings.node.url
         keys, scripts = Keyspace(me.instance), ScriptSet("hub")
+        own_keys = OwnKeys(hub.key_files, trust)
+        rotations = RotationStore(trust)
         inbox = Inbox(me, trust)
         self.links = Links()
-        exchange = Exchange(me, hub.key, inbox, Carrier(self.links, PostTransport(session)), clock)
+        exchange = Exchange(me, own_keys, inbox, Carrier(self.links, PostTransport(session)), clock)
         self.agents = agents = Agents(valkey.client, keys, scripts)
         outbox = Outbox(valkey.client, keys, scripts, hub.settings.outbox.limit)
         self.sender = Sender(outbox, agents, exchange, trust, clock, metrics)
         self.feed = Feed(valkey.client, valkey.blocking, keys)
-        intake = Intake(me, inbox, agents, exchange, clock, metrics, self.sender.heard)
-        joining = Joining(me, hub.key, trust, agents, exchange, clock, self.sender.heard)
-        greeter = Greeter(hub.key, inbox, exchange, clock)
+        rotation_intake = RotationIntake(me.instance, rotations, clock, hub.settings.node.overlap_s)
+        intake = Intake(me, inbox, agents, exchange, clock, metrics, rotation_intake, self.sender.heard)
+        self.announcer = Announcer(hub.key_files, own_keys, rotations, exchange, trust.current, clock)
+        joining = Joining(me, own_keys, trust, agents, exchange, clock, self.sender.heard)
+        greeter = Greeter(own_keys, inbox, exchange, clock)
         links = LinkRoutes(greeter, self.links, intake, agents, trust, metrics, self.sender.heard)
         self.spawning = spawning = Spawning(trust, agents, outbox, self.sender, clock, metrics)
-        inviting = Inviting(me.instance, hub.key, trust, clock)
+        inviting = Inviting(me.instance, own_keys, trust, clock)
         routes = [
             *AgentsApi(agents, spawning, Queries(exchange, agents, clock), trust).routes(),
             *EventsApi(self.feed).routes(),
@@ -162,7 +174,12 @@ class Parts:
 
 async def _work(parts: Parts, server: EmbeddedValkey | None, stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(parts.sender.run()), group.create_task(parts.feed.run())]
+        tasks = [
+            group.create_task(parts.sender.run()),
+            group.create_task(parts.feed.run()),
+            group.create_task(parts.announcer.run()),
+            group.create_task(parts.spawning.enqueuing.run()),
+        ]
         if server is not None:
             tasks.append(group.create_task(server.keep_running(lambda line: _log.error("valkey.ended", reason=line))))
         await stop.wait()

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from common.clock import Clock
 from common.errors import LocalError
 from common.invites import Invite, encode_secret, secret_of
-from common.keyring import SigningKey
+from common.keyring import NodeKeys
 from common.peer_url import check_peer_url
 from common.trust_store import TrustStore
 
 
 @dataclass(frozen=True, slots=True)
 class Inviting:
-    """Makes invites to the hub `instance` with its key."""
+    """Makes invites to the hub `instance` with its current key."""
 
     instance: str
-    key: SigningKey
+    keys: NodeKeys
     trust: TrustStore
     clock: Clock
 
@@ -26,14 +26,15 @@ class Inviting:
         """Note a new open invite and return it; raises `LocalError` when nobody knows the hub's URL."""
         if url is None:
             raise LocalError("spokes need a URL to find this hub: set [node] url in hub.toml", code="config")
+        key = self.keys.current
         invite_id = self.clock.new_id()
         expires_s = self.clock.now_ms() // 1000 + ttl_s
         self.trust.add_invite(invite_id, expires_s, labels)
         return Invite(
             hub=self.instance,
             url=check_peer_url(url),
-            fingerprint=self.key.public.fingerprint,
+            fingerprint=key.public.fingerprint,
             invite=invite_id,
-            secret=encode_secret(secret_of(invite_id, self.key)),
+            secret=encode_secret(secret_of(invite_id, key)),
             exp=expires_s,
         )

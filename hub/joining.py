@@ -16,7 +16,7 @@ from common.errors import EnvelopeRejected, Malformed
 from common.exchange import Exchange
 from common.introduction import Introduction, identity_claim, introduce
 from common.invites import check_mac, secret_of
-from common.keyring import SigningKey
+from common.keyring import NodeKeys
 from common.peer_url import check_peer_url
 from common.peers import Peer
 from common.trust_store import TrustStore
@@ -29,7 +29,7 @@ class Joining:
     def __init__(
         self,
         me: Node,
-        key: SigningKey,
+        keys: NodeKeys,
         trust: TrustStore,
         agents: Agents,
         exchange: Exchange,
@@ -37,7 +37,7 @@ class Joining:
         heard: Callable[[str], None],
     ) -> None:
         self._me = me
-        self._key = key
+        self._keys = keys
         self._trust = trust
         self._agents = agents
         self._exchange = exchange
@@ -46,8 +46,9 @@ class Joining:
 
     def identity(self, url: str | None) -> bytes:
         """Return the IDENTITY envelope; `url` is how others reach this hub."""
-        claim = identity_claim(self._me.instance, "hub", url, (self._key.public,))
-        return seal(self._key, EnvelopeType.IDENTITY, self._exchange.claims(ANYONE), {"identity": claim})
+        now_s = self._clock.now_ms() / 1000
+        claim = identity_claim(self._me.instance, "hub", url, self._keys.public_keys(now_s))
+        return seal(self._keys.current, EnvelopeType.IDENTITY, self._exchange.claims(ANYONE), {"identity": claim})
 
     async def take(self, raw: bytes) -> tuple[bytes, Peer]:
         """Return the REPLY and the peer; raises `EnvelopeRejected`, `InviteRefused`, `PeerRefused`, `UrlRefused`."""
@@ -73,7 +74,7 @@ class Joining:
         if (introduction.invite is None) != (introduction.mac is None):
             raise Malformed("a JOIN has invite and mac, or neither")
         if introduction.invite is not None and introduction.mac is not None:
-            secret = secret_of(introduction.invite, self._key)
+            secret = secret_of(introduction.invite, self._keys.current)
             check_mac(secret, introduction.key.kid, self._me.instance, introduction.mac)
 
     def _let_in(self, introduction: Introduction, now_s: int) -> Peer:

@@ -62,7 +62,9 @@ class Greeter:
         hello = self.inbox.admit_hello(raw, nonce=nonce, now_s=self.clock.now_ms() / 1000)
         if not hello.challenge:
             raise Malformed("a spoke's HELLO carries a challenge")
-        await send(socket, make_hello(self.keys.signer_for(hello.peer.instance), self.exchange.claims(hello.peer.instance), nonce=hello.challenge))
+        instance = hello.peer.instance
+        signer = self.keys.signer_for(instance)
+        await send(socket, make_hello(signer, self.exchange.claims(instance), nonce=hello.challenge))
         return hello
 
 

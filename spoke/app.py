@@ -12,8 +12,9 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiohttp import ClientSession, web
@@ -34,8 +35,11 @@ from common.keyfiles import load_signing_key, load_token
 from common.keyring import SigningKey
 from common.links import Carrier, Links
 from common.listener import listening
+from common.own_keys import KeyFiles, OwnKeys
 from common.peers import LOCAL_TENANT, Peer
 from common.post import PostTransport, open_session
+from common.rotating import Announcer, RotationIntake
+from common.rotation_store import RotationStore
 from common.trust_store import TrustStore
 from common.valkey import check_durability, connect, connect_blocking
 from spoke.attendant import Attendant
@@ -50,6 +54,7 @@ from spoke.local_spawn import LocalSpawner
 from spoke.metrics import Metrics
 from spoke.policy import LOCAL_POLICY, Policy
 from spoke.queue import Bounds, Queue
+from spoke.rotating import Rotating
 from spoke.router import Router
 from spoke.runs import Runs
 from spoke.settings import SpokeDirectory, SpokeSettings
@@ -93,6 +98,11 @@ class Spoke:
         """Return the peer's own policy, or the one for all."""
         return self.settings.policy if peer.policy is None else Policy.model_validate(dict(peer.policy))
 
+    @property
+    def key_files(self) -> KeyFiles:
+        """Its private keys."""
+        return self.directory.key_files(self.settings.node.id)
+
     def open_trust(self) -> TrustStore:
         """Open the trust store; close it when done."""
         return TrustStore(self.directory.trust_file, self.settings.node.id, self.key.public)
@@ -125,10 +135,11 @@ class _Parts:
         self.dials = settings.node.link != "never"
         self.queue = Queue(client, me.instance, spoke.bounds)
         inbox = Inbox(me, trust)
+        keys = OwnKeys(spoke.key_files, trust)
         links, post = Links(), None if settings.node.link == "always" else PostTransport(session)
-        exchange = Exchange(me, spoke.key, inbox, Carrier(links, post), clock)
+        exchange = Exchange(me, keys, inbox, Carrier(links, post), clock)
         runs = Runs(directory.runs)
-        commands = StoredCommands(me.instance, spoke.key.public, trust.current)
+        commands = StoredCommands(me.instance, keys.keyring, trust.current)
         workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)))
         launcher = Launcher(
             settings.agents, os.environ, settings.limits.log_mib, directory=directory.path, groups=_groups(settings)
@@ -139,12 +150,13 @@ class _Parts:
         self.courier = Courier(self.queue, exchange, trust.current)
         router = Router(self.queue, runs, exchange, spoke.policy_of, self._oldest_ms, uuid7_time_ms)
         metrics = Metrics(self.queue)
-        identity = identity_claim(me.instance, me.kind, settings.node.url, (spoke.key.public,))
-        intake = Intake(inbox, router, clock, metrics.refused)
-        greeter = Greeter(spoke.key, inbox, exchange, clock, self._capacity, settings.node.labels)
+        rotating, self.announcer = _rotating(spoke, trust, self.queue, keys, exchange)
+        identity = partial(_identity, spoke, keys)
+        intake = Intake(inbox, router, rotating, clock, metrics.refused)
+        greeter = Greeter(keys, inbox, exchange, clock, self._capacity, settings.node.labels)
         self.dialer = Dialer(greeter, links, intake, session, trust, self.courier.reached)
-        federation = FederationRoutes(identity, spoke.key, intake, exchange)
-        spawner = LocalSpawner(me.instance, spoke.key, self.queue, exchange, clock)
+        federation = FederationRoutes(identity, keys, intake, exchange)
+        spawner = LocalSpawner(me.instance, keys, self.queue, exchange, clock)
         local = LocalApi(Access(spoke.token, settings.local.remote), spawner, self.queue, runs, metrics)
         self.app = web.Application(middlewares=[problems])
         self.app.add_routes([*federation.routes(), *local.routes()])
@@ -161,6 +173,23 @@ class _Parts:
 
     def _oldest_ms(self) -> int:
         return SystemClock().now_ms() - self._spoke.settings.limits.retention_days * _DAY_MS
+
+
+def _identity(spoke: Spoke, keys: OwnKeys) -> dict[str, Any]:
+    """Return who we are now, for an IDENTITY."""
+    return identity_claim(
+        spoke.me.instance, spoke.me.kind, spoke.settings.node.url, keys.public_keys(SystemClock().now_ms() / 1000)
+    )
+
+
+def _rotating(
+    spoke: Spoke, trust: TrustStore, queue: Queue, keys: OwnKeys, exchange: Exchange
+) -> tuple[Rotating, Announcer]:
+    """Return what takes the rotations of hubs, and what tells hubs of ours."""
+    clock, rotations = SystemClock(), RotationStore(trust)
+    intake = RotationIntake(spoke.me.instance, rotations, clock, spoke.settings.node.overlap_s)
+    announcer = Announcer(spoke.key_files, keys, rotations, exchange, trust.current, clock)
+    return Rotating(queue, intake, exchange, spoke.policy_of), announcer
 
 
 def _groups(settings: SpokeSettings) -> Path | None:
@@ -201,6 +230,7 @@ async def _work(parts: _Parts, listener: Redis, server: EmbeddedValkey | None, s
             group.create_task(_listen(parts, listener)),
             group.create_task(parts.worker.run()),
             group.create_task(parts.courier.run()),
+            group.create_task(parts.announcer.run()),
         ]
         if parts.dials:
             tasks.append(group.create_task(parts.dialer.run()))

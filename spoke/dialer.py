@@ -22,7 +22,7 @@ from common.errors import EnvelopeRejected, HubspokeError, Unavailable
 from common.exchange import Exchange
 from common.handshake import LINK_PATH, NONCE_BYTES, Capacity, encode_nonce, make_hello, parse_challenge
 from common.inbox import Inbox, TrustSource
-from common.keyring import SigningKey
+from common.keyring import NodeKeys
 from common.link import HANDSHAKE_S, Link, Opened, read_answer
 from common.links import Links
 from common.peer_url import check_peer_url
@@ -42,7 +42,7 @@ _log: Final = structlog.get_logger("link")
 class Greeter:
     """Makes and checks the messages of the spoke's side of a handshake."""
 
-    key: SigningKey
+    keys: NodeKeys
     inbox: Inbox
     exchange: Exchange
     clock: Clock
@@ -54,7 +54,7 @@ class Greeter:
         challenge = parse_challenge(await receive_first(socket))
         nonce = encode_nonce(os.urandom(NONCE_BYTES))
         hello = make_hello(
-            self.key,
+            self.keys.signer_for(hub.instance),
             self.exchange.claims(hub.instance),
             nonce=challenge,
             challenge=nonce,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -9,7 +10,7 @@ from aiohttp import web
 from common.envelope import ANYONE, EnvelopeType, seal
 from common.exchange import Exchange
 from common.http import ENVELOPE_TYPE, read_body
-from common.keyring import SigningKey
+from common.keyring import NodeKeys
 from spoke.intake import Intake
 
 
@@ -17,14 +18,10 @@ class FederationRoutes:
     """The routes that peers may reach."""
 
     def __init__(
-        self,
-        identity: dict[str, Any],
-        key: SigningKey,
-        intake: Intake,
-        exchange: Exchange,
+        self, identity: Callable[[], dict[str, Any]], keys: NodeKeys, intake: Intake, exchange: Exchange
     ) -> None:
         self._identity = identity
-        self._key = key
+        self._keys = keys
         self._intake = intake
         self._exchange = exchange
 
@@ -42,5 +39,5 @@ class FederationRoutes:
 
     async def _show_identity(self, _request: web.Request) -> web.Response:
         claims = self._exchange.claims(ANYONE)
-        raw = seal(self._key, EnvelopeType.IDENTITY, claims, {"identity": self._identity})
+        raw = seal(self._keys.current, EnvelopeType.IDENTITY, claims, {"identity": self._identity()})
         return web.Response(body=raw, content_type=ENVELOPE_TYPE)

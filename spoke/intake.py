@@ -1,4 +1,4 @@
-"""What peers send to a spoke: COMMAND envelopes, admitted and answered. Both transports end here."""
+"""What peers send to a spoke: COMMAND and ROTATE envelopes, admitted and answered. Both transports end here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Final
 import structlog
 
 from common.clock import Clock
+from common.envelope import CommandBody
 from common.errors import BadSignature, HubspokeError
 from common.inbox import Inbox
+from spoke.rotating import Rotating
 from spoke.router import Router
 
 _log: Final = structlog.get_logger("envelope")
@@ -19,15 +21,20 @@ _log: Final = structlog.get_logger("envelope")
 class Intake:
     """Takes envelopes of hubs; `refused` counts the code of each that was not taken."""
 
-    def __init__(self, inbox: Inbox, router: Router, clock: Clock, refused: Callable[[str], None]) -> None:
+    def __init__(
+        self, inbox: Inbox, router: Router, rotating: Rotating, clock: Clock, refused: Callable[[str], None]
+    ) -> None:
         self._inbox = inbox
         self._router = router
+        self._rotating = rotating
         self._clock = clock
         self._refused = refused
 
     async def take(self, raw: bytes) -> bytes:
         """Return the REPLY to a received envelope; raises `EnvelopeRejected`, `RateLimited`, `Unavailable`."""
-        return await self._router.answer(self._inbox.admit(raw, self._clock.now_ms() / 1000))
+        admitted = self._inbox.admit(raw, self._clock.now_ms() / 1000)
+        answer = self._router.answer if isinstance(admitted.envelope.body, CommandBody) else self._rotating.answer
+        return await answer(admitted)
 
     @contextmanager
     def audited(self, remote: str | None, transport: str = "post") -> Iterator[None]:

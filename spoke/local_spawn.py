@@ -10,7 +10,7 @@ from common.clock import Clock
 from common.commands import Spawn, SpawnFields
 from common.envelope import EnvelopeType, Items, seal
 from common.exchange import Exchange
-from common.keyring import SigningKey
+from common.keyring import NodeKeys
 from common.peers import LOCAL_TENANT
 from common.strict_json import encode
 from common.wire import Uuid7
@@ -29,9 +29,9 @@ class LocalSpawnRequest(SpawnFields):
 class LocalSpawner:
     """Signs and accepts what the local coordinator asks for."""
 
-    def __init__(self, instance: str, key: SigningKey, queue: Queue, exchange: Exchange, clock: Clock) -> None:
+    def __init__(self, instance: str, keys: NodeKeys, queue: Queue, exchange: Exchange, clock: Clock) -> None:
         self._sender = Sender(LOCAL_TENANT, instance, LOCAL_POLICY)
-        self._key = key
+        self._keys = keys
         self._queue = queue
         self._exchange = exchange
         self._clock = clock
@@ -42,7 +42,7 @@ class LocalSpawner:
         fields = request.model_dump(by_alias=True, exclude={"agent_id"})
         command = {"id": request.agent_id or self._clock.new_id(), "command": "spawn", **fields}
         claims = self._exchange.claims(self._sender.instance)
-        raw = seal(self._key, EnvelopeType.COMMAND, claims, {}, Items("commands", [encode(command)]))
+        raw = seal(self._keys.current, EnvelopeType.COMMAND, claims, {}, Items("commands", [encode(command)]))
         step = SpawnStep(Spawn.model_validate(command), 0)
         (answer,) = await self._queue.accept(self._sender, claims.jti, raw, [step])
         if isinstance(answer, StepRefused):

@@ -13,7 +13,7 @@ from typing import Final
 from common.commands import Spawn, content_hash
 from common.envelope import MAX_LIFETIME_S, VerifiedEnvelope, verify
 from common.errors import EnvelopeRejected
-from common.keyring import Keyring, OwnedKey, PublicKey
+from common.keyring import Keyring
 from common.peers import LOCAL_TENANT, Trust
 from spoke.agent_record import AgentRecord, TamperedRecord
 
@@ -21,11 +21,11 @@ _CLOCK_TOLERANCE_S: Final = MAX_LIFETIME_S + 300
 
 
 class StoredCommands:
-    """Proves stored commands for the spoke `instance`, whose own key signs what its operator asks for."""
+    """Proves stored commands for the spoke `instance`, whose own keys (`own`) sign what its operator asks for."""
 
-    def __init__(self, instance: str, own_key: PublicKey, trust: Callable[[], Trust]) -> None:
+    def __init__(self, instance: str, own: Callable[[], Keyring], trust: Callable[[], Trust]) -> None:
         self._instance = instance
-        self._own = Keyring([OwnedKey(instance, own_key)])
+        self._own = own
         self._trust = trust
 
     def prove(self, record: AgentRecord, raw: bytes) -> Spawn:
@@ -44,7 +44,7 @@ class StoredCommands:
         return spawn
 
     def _keyring(self, record: AgentRecord) -> Keyring:
-        return self._own if record.ref.tenant == LOCAL_TENANT else self._trust().keyring
+        return self._own() if record.ref.tenant == LOCAL_TENANT else self._trust().keyring
 
     def _check_sender(self, record: AgentRecord, envelope: VerifiedEnvelope, accepted_s: float) -> None:
         claims = envelope.claims

@@ -110,10 +110,15 @@ def test_our_own_command_comes_back_to_the_hub_even_if_it_knows_its_own_key() ->
 
 
 @pytest.mark.attack(29)
-@pytest.mark.parametrize("typ", [typ for typ in EnvelopeType if typ is not EnvelopeType.COMMAND])
+@pytest.mark.parametrize("typ", sorted(set(EnvelopeType) - {EnvelopeType.COMMAND, EnvelopeType.ROTATE}))
 def test_another_type_where_a_command_belongs(typ: EnvelopeType) -> None:
     rejected(SPOKE_INBOX, sign({**claims(), **bodies()[typ]}, typ=typ), "wrong_direction")
     rejected(SPOKE_INBOX, sign(command(), typ=typ), "malformed")
+
+
+@pytest.mark.attack(29)
+def test_a_command_that_calls_itself_a_rotation() -> None:
+    rejected(SPOKE_INBOX, sign(command(), typ=EnvelopeType.ROTATE), "malformed")
 
 
 @pytest.mark.attack(29)

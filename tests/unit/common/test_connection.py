@@ -68,19 +68,19 @@ def test_a_peer_that_is_gone_since_is_not_active() -> None:
 
 
 @pytest.mark.parametrize("typ", EnvelopeType)
-def test_a_hub_takes_events_only(typ: EnvelopeType) -> None:
+def test_a_hub_takes_events_and_rotations_only(typ: EnvelopeType) -> None:
     trust = Trust([spoke_peer()])
-    if typ is EnvelopeType.EVENT:
+    if typ in {EnvelopeType.EVENT, EnvelopeType.ROTATE}:
         admit(from_spoke(typ), trust, ME_HUB, NOW_S)
     else:
         assert refusal_of(from_spoke(typ), trust, ME_HUB).code == "wrong_direction"
 
 
 @pytest.mark.parametrize("typ", EnvelopeType)
-def test_a_spoke_takes_commands_only(typ: EnvelopeType) -> None:
+def test_a_spoke_takes_commands_and_rotations_only(typ: EnvelopeType) -> None:
     trust = spoke_trust()
     envelope = verify(sign({**claims(), **bodies()[typ]}, typ=typ), trust.keyring, NOW_S)
-    if typ is EnvelopeType.COMMAND:
+    if typ in {EnvelopeType.COMMAND, EnvelopeType.ROTATE}:
         admit(envelope, trust, ME_SPOKE, NOW_S)
     else:
         assert refusal_of(envelope, trust).code == "wrong_direction"

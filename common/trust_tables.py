@@ -1,0 +1,116 @@
+"""The tables of the trust store: opening the SQLite file, and reading all of it as a `Trust`.
+
+Refuses a file that others can change, and one that holds what no peer is: nothing of it is believed in part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Final
+
+from common.errors import LocalError
+from common.keyring import KeyRefused, OwnedKey, PublicKey
+from common.peers import OwnRotation, Peer, Trust
+
+_BUSY_TIMEOUT_S: Final = 10
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS peers (
+    connection INTEGER PRIMARY KEY AUTOINCREMENT,
+    instance TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, state TEXT NOT NULL, url TEXT,
+    epoch INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{}', policy TEXT, created_s INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS keys (
+    connection INTEGER NOT NULL REFERENCES peers(connection) ON DELETE CASCADE,
+    position INTEGER NOT NULL, raw BLOB NOT NULL, retires_at INTEGER,
+    PRIMARY KEY (connection, position)
+) STRICT;
+CREATE TABLE IF NOT EXISTS invites (
+    invite TEXT PRIMARY KEY, expires_s INTEGER NOT NULL, labels TEXT NOT NULL DEFAULT '{}',
+    used_by TEXT, used_kid TEXT
+) STRICT;
+CREATE TABLE IF NOT EXISTS rotations (
+    epoch INTEGER PRIMARY KEY, former BLOB NOT NULL, raw BLOB NOT NULL, started_s INTEGER NOT NULL,
+    retires_at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS announcements (
+    connection INTEGER PRIMARY KEY REFERENCES peers(connection) ON DELETE CASCADE,
+    epoch INTEGER NOT NULL DEFAULT 0, problem TEXT
+) STRICT;
+PRAGMA user_version = 1;
+"""
+# One statement, so that a commit by another process between two reads cannot part a peer from its keys.
+_PEERS: Final = """
+SELECT connection, instance, kind, state, url, peers.epoch, labels, policy, created_s,
+    coalesce(announcements.epoch, 0), problem, raw, retires_at
+FROM peers LEFT JOIN announcements USING (connection) LEFT JOIN keys USING (connection) ORDER BY connection, position
+"""
+_ROTATIONS: Final = "SELECT epoch, former, raw, started_s, retires_at FROM rotations ORDER BY epoch"
+
+
+class TrustStoreError(LocalError):
+    """The file of the trust store cannot be used."""
+
+    code = "trust_store"
+
+
+def open_tables(path: Path) -> sqlite3.Connection:
+    """Open the file, making it when there is none; raises `TrustStoreError`."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        mode = os.fstat(descriptor).st_mode
+        os.close(descriptor)
+        if mode & 0o022:
+            raise TrustStoreError(f"{path} can be changed by others; compare its peers, then run: chmod 600 {path}")
+        database = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+    except (OSError, sqlite3.Error) as error:
+        raise TrustStoreError(f"cannot open {path}: {error}; run init first, or check the directory") from error
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA foreign_keys = ON")
+        database.executescript(_SCHEMA)
+    except sqlite3.Error as error:
+        database.close()
+        raise TrustStoreError(f"{path} is no trust store: {error}; restore it from its backup") from error
+    return database
+
+
+def read_trust(database: sqlite3.Connection) -> Trust:
+    """Read all peers and our own rotations; raises `TrustStoreError` for what cannot be one of them."""
+    peers = database.execute(_PEERS)
+    rotations = database.execute(_ROTATIONS)
+    try:
+        return Trust([_peer_of(group) for _, group in groupby(peers, itemgetter(0))], map(_rotation_of, rotations))
+    except (KeyRefused, ValueError) as error:
+        raise TrustStoreError(f"the trust store holds what no peer is: {error}; restore its backup") from error
+
+
+def _peer_of(rows: Iterable[tuple[Any, ...]]) -> Peer:
+    """Build one peer of its rows in `_PEERS`, one per key."""
+    listed = list(rows)
+    connection, instance, kind, state, url, epoch, labels, policy, created_s, acknowledged, problem = listed[0][:-2]
+    return Peer(
+        instance=instance,
+        kind=kind,
+        state=state,
+        connection=connection,
+        keys=tuple(OwnedKey(instance, PublicKey(raw or b""), retires_at) for *_, raw, retires_at in listed),
+        url=url,
+        epoch=epoch,
+        labels=json.loads(labels),
+        policy=None if policy is None else json.loads(policy),
+        created_s=created_s,
+        acknowledged=acknowledged,
+        rotation_problem=problem,
+    )
+
+
+def _rotation_of(row: tuple[Any, ...]) -> OwnRotation:
+    epoch, former, raw, started_s, retires_at = row
+    return OwnRotation(epoch, PublicKey(former), PublicKey(raw), started_s, retires_at)
