@@ -140,11 +140,30 @@ def parse_commands(value: Any) -> list[Command]:
         raise Malformed(f"commands.{first_problem(error)}") from error
 
 
-def content_hash(spawn: Spawn) -> str:
+_CONTENT: Final = set(SpawnFields.model_fields)
+
+
+def encode_content(fields: SpawnFields) -> bytes:
+    """Return what a spawn asks for as JSON: members in the order of the model, none that has its default.
+
+    So it stays the same when a later version adds a member.
+    """
+    return fields.model_dump_json(by_alias=True, exclude_defaults=True, include=_CONTENT).encode()
+
+
+def encode_spawn(agent_id: str, content: bytes) -> bytes:
+    """Return the JSON of a spawn command with this id and the content that `encode_content` gave."""
+    return b'{"id":"%s","command":"spawn",%s' % (agent_id.encode(), content[1:])
+
+
+def hash_content(content: bytes) -> str:
+    """Return the SHA-256 of what `encode_content` gave, in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def content_hash(spawn: SpawnFields) -> str:
     """Return the SHA-256 of what a spawn asks for, in hex.
 
     Members left out and members given with their default are the same content; the order of members is not content.
     """
-    # Members in the order of the model and none with its default: a member that a later version adds changes no hash.
-    content = spawn.model_dump_json(by_alias=True, exclude_defaults=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return hash_content(encode_content(spawn))

@@ -13,19 +13,19 @@ from typing import Final
 from common import strict_json
 from common.branch import check_branch
 from common.clock import Clock
-from common.commands import Kill, Spawn, SpawnFields, content_hash
+from common.commands import MAX_COMMANDS, Kill, SpawnFields, encode_content, encode_spawn, hash_content
 from common.envelope import check_fits
 from common.errors import CommandRefused, HubspokeError
 from common.inbox import TrustSource
 from common.repository import parse_repository
 from hub.agents import Agents, NoSuchAgent
+from hub.gathering import Gathering
 from hub.metrics import Metrics
 from hub.outbox import Enqueued, EnqueuedKill, NewAgent, Outbox, QueueFull
 from hub.peering import active_spoke, spoke_of_tenant
 from hub.sender import Sender
 
 _RETRY_AFTER_S: Final = 5
-_SPAWN_FIELDS: Final = set(SpawnFields.model_fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,16 @@ class Spawning:
         self._sender = sender
         self._clock = clock
         self._metrics = metrics
+        self.enqueuing = Gathering(self._enqueue, MAX_COMMANDS)
+
+    async def _enqueue(self, agents: Sequence[NewAgent]) -> Sequence[Enqueued]:
+        return await self._outbox.enqueue(agents, self._clock.now_ms())
 
     async def spawn(self, wishes: Sequence[Wish]) -> list[Spawned | HubspokeError]:
         """Return an agent or an error for each wish, in order; what is an agent is durable. Raises `Unavailable`."""
         planned = [self._plan_or_error(wish) for wish in wishes]
         agents = [plan for plan in planned if isinstance(plan, NewAgent)]
-        enqueued = iter(await self._outbox.enqueue(agents, self._clock.now_ms()) if agents else [])
+        enqueued = iter(await self.enqueuing.submit(agents))
         answers = [self._answer(plan, next(enqueued)) if isinstance(plan, NewAgent) else plan for plan in planned]
         for tenant in {agent.tenant for agent in agents}:
             self._sender.wake(tenant)
@@ -82,18 +86,17 @@ class Spawning:
         parse_repository(wish.fields.context.repository)
         check_branch(wish.fields.context.branch)
         agent_id = wish.agent_id or self._clock.new_id()
-        members = wish.fields.model_dump(by_alias=True, include=_SPAWN_FIELDS)
-        spawn = Spawn.model_validate({"id": agent_id, "command": "spawn", **members})
-        command = strict_json.encode(spawn.model_dump(by_alias=True))
+        content = encode_content(wish.fields)
+        command = encode_spawn(agent_id, content)
         check_fits(command)
         deadline_ms = 0 if wish.deadline_s is None else self._clock.now_ms() + wish.deadline_s * 1000
         return NewAgent(
             agent_id=agent_id,
             spoke=peer.instance,
             tenant=peer.tenant,
-            task_id=spawn.task_id,
-            agent_type=spawn.agent_type,
-            content_hash=content_hash(spawn),
+            task_id=wish.fields.task_id,
+            agent_type=wish.fields.agent_type,
+            content_hash=hash_content(content),
             command=command,
             deadline_ms=deadline_ms,
         )

@@ -18,43 +18,76 @@
 -- p peer:<tenant>            hash: contact (ms), failures, next (ms), error, hello (what it told when it opened a link)
 local p = KEYS[1]
 
--- Moves an agent to the index of what is shown of it now.
-local function show(id, shown)
-  local before = redis.call('HGET', p .. 'agent:' .. id, 'shown')
-  if before ~= shown then
-    if before then
-      redis.call('ZREM', p .. 'shown:' .. before, id)
+-- What the script does to sorted sets and commands is gathered and written by `flush`, its last step: one call per key
+-- costs far less than one per agent. Later words about the same member win.
+local moves, finished, touched = {}, {}, {}
+
+-- Puts a member into a sorted set; a score of false takes it out.
+local function place(key, member, score)
+  moves[key] = moves[key] or {}
+  moves[key][member] = score
+end
+
+local function flush()
+  for key, members in pairs(moves) do
+    local added, removed = {}, {}
+    for member, score in pairs(members) do
+      if score then
+        added[#added + 1] = score
+        added[#added + 1] = member
+      else
+        removed[#removed + 1] = member
+      end
     end
-    redis.call('ZADD', p .. 'shown:' .. shown, 0, id)
-    redis.call('HSET', p .. 'agent:' .. id, 'shown', shown)
+    if #removed > 0 then
+      redis.call('ZREM', key, unpack(removed))
+    end
+    if #added > 0 then
+      redis.call('ZADD', key, unpack(added))
+    end
+  end
+  if #finished > 0 then
+    redis.call('DEL', unpack(finished))
+  end
+  for tenant in pairs(touched) do
+    if redis.call('ZCARD', p .. 'outbox:' .. tenant) == 0 and redis.call('ZCARD', p .. 'deferred:' .. tenant) == 0 then
+      redis.call('SREM', p .. 'outboxes', tenant)
+    else
+      redis.call('SADD', p .. 'outboxes', tenant)
+    end
   end
 end
 
--- Tells the watchers about an agent as it is now; the stream keeps about maxlen of these.
-local function emit(id, maxlen, reason)
-  local known = redis.call('HMGET', p .. 'agent:' .. id, 'spoke', 'task', 'shown', 'seq', 'delivery')
-  redis.call('XADD', p .. 'events', 'MAXLEN', '~', maxlen, '*', 'agent', id, 'spoke', known[1], 'task', known[2],
-    'status', known[3], 'seq', known[4], 'delivery', known[5], 'reason', reason)
+-- Moves an agent from the index of what was shown of it (nil for a new one) to that of what is shown now.
+local function show(id, before, shown)
+  if before ~= shown then
+    if before then
+      place(p .. 'shown:' .. before, id, false)
+    end
+    place(p .. 'shown:' .. shown, id, 0)
+  end
+end
+
+-- Tells the watchers about an agent; the stream keeps about maxlen of these.
+local function emit(maxlen, id, spoke, task, shown, seq, delivery, reason)
+  redis.call('XADD', p .. 'events', 'MAXLEN', '~', maxlen, '*', 'agent', id, 'spoke', spoke, 'task', task,
+    'status', shown, 'seq', seq, 'delivery', delivery, 'reason', reason)
 end
 
 -- Takes a command out of a spoke's outbox, and the spoke out of the set of those for which something waits.
 local function drop(command, tenant)
-  local outbox, deferred = p .. 'outbox:' .. tenant, p .. 'deferred:' .. tenant
-  redis.call('ZREM', outbox, command)
-  redis.call('ZREM', deferred, command)
-  redis.call('ZREM', p .. 'deadlines', command)
-  redis.call('DEL', p .. 'cmd:' .. command)
-  if redis.call('ZCARD', outbox) == 0 and redis.call('ZCARD', deferred) == 0 then
-    redis.call('SREM', p .. 'outboxes', tenant)
-  end
+  place(p .. 'outbox:' .. tenant, command, false)
+  place(p .. 'deferred:' .. tenant, command, false)
+  place(p .. 'deadlines', command, false)
+  finished[#finished + 1] = p .. 'cmd:' .. command
+  touched[tenant] = true
 end
 
--- Puts a command at the end of a spoke's outbox.
-local function put(command, kind, id, tenant, json)
-  local sequence = redis.call('INCR', p .. 'sequence')
+-- Puts a command into a spoke's outbox; `sequence` is its place among all commands.
+local function put(command, kind, id, tenant, json, sequence)
   redis.call('HSET', p .. 'cmd:' .. command, 'kind', kind, 'agent', id, 'tenant', tenant, 'json', json,
     'sequence', sequence, 'attempts', 0)
-  redis.call('ZADD', p .. 'outbox:' .. tenant, sequence, command)
-  redis.call('SADD', p .. 'outboxes', tenant)
+  place(p .. 'outbox:' .. tenant, command, sequence)
+  touched[tenant] = true
 end
 

@@ -15,25 +15,29 @@ local function room(tenant)
   return rooms[tenant]
 end
 
-local function add(id, spoke, tenant, task, kind, hash, command, deadline)
+-- Known from an event only (fault 31): what it asked for was lost here, so the spoke decides whether it is the same.
+local function add(sequence, known, id, spoke, tenant, task, kind, hash, command, deadline)
   rooms[tenant] = room(tenant) - 1
-  put(id, 'spawn', id, tenant, command)
+  put(id, 'spawn', id, tenant, command, sequence)
   if deadline ~= '0' then
-    redis.call('ZADD', p .. 'deadlines', deadline, id)
+    place(p .. 'deadlines', id, deadline)
   end
-  redis.call('HSET', p .. 'agent:' .. id, 'spoke', spoke, 'tenant', tenant, 'task', task, 'type', kind, 'hash', hash,
-    'command', command, 'delivery', 'pending', 'attempts', 0, 'error', '')
+  local fields = {'spoke', spoke, 'tenant', tenant, 'task', task, 'type', kind, 'hash', hash, 'command', command,
+    'delivery', 'pending', 'attempts', 0, 'error', ''}
+  if not known then
+    for _, value in ipairs({'created', now, 'status', 'pending', 'shown', 'pending', 'seq', 0}) do
+      fields[#fields + 1] = value
+    end
+    for _, name in ipairs({'agents', 'spoke:' .. spoke, 'task:' .. task}) do
+      place(p .. name, id, 0)
+    end
+    show(id, nil, 'pending')
+    emit(maxlen, id, spoke, task, 'pending', 0, 'pending', '')
+  end
+  redis.call('HSET', p .. 'agent:' .. id, unpack(fields))
 end
 
-local function index(id, spoke, task)
-  redis.call('HSET', p .. 'agent:' .. id, 'created', now, 'status', 'pending', 'seq', 0)
-  for _, name in ipairs({'agents', 'spoke:' .. spoke, 'task:' .. task}) do
-    redis.call('ZADD', p .. name, 0, id)
-  end
-  show(id, 'pending')
-  emit(id, maxlen, '')
-end
-
+local sequence = redis.call('INCRBY', p .. 'sequence', count) - count
 for i = 0, count - 1 do
   local id, spoke, tenant, task, kind, hash, command, deadline = unpack(ARGV, 5 + i * 8, 12 + i * 8)
   local known = redis.call('HMGET', p .. 'agent:' .. id, 'spoke', 'tenant', 'hash', 'shown')
@@ -44,12 +48,9 @@ for i = 0, count - 1 do
   elseif room(tenant) <= 0 then
     results[#results + 1] = {'queue_full', ''}
   else
-    add(id, spoke, tenant, task, kind, hash, command, deadline)
-    -- Known from an event only (fault 31): what it asked for was lost here, so the spoke decides whether it is the same.
-    if not known[1] then
-      index(id, spoke, task)
-    end
+    add(sequence + i + 1, known[1], id, spoke, tenant, task, kind, hash, command, deadline)
     results[#results + 1] = {'created', known[4] or 'pending'}
   end
 end
+flush()
 return results

@@ -7,12 +7,12 @@
 local now, maxlen, err = ARGV[1], ARGV[2], ARGV[3]
 local expired = redis.call('ZRANGEBYSCORE', p .. 'deadlines', '-inf', now, 'LIMIT', 0, ARGV[4])
 for _, id in ipairs(expired) do
-  local known = redis.call('HMGET', p .. 'agent:' .. id, 'tenant', 'seq')
+  local known = redis.call('HMGET', p .. 'agent:' .. id, 'tenant', 'seq', 'spoke', 'task', 'shown')
+  local shown = known[2] == '0' and 'expired' or known[5]
   drop(id, known[1])
-  redis.call('HSET', p .. 'agent:' .. id, 'delivery', 'expired', 'error', err)
-  if known[2] == '0' then
-    show(id, 'expired')
-  end
-  emit(id, maxlen, 'expired')
+  show(id, known[5], shown)
+  redis.call('HSET', p .. 'agent:' .. id, 'delivery', 'expired', 'error', err, 'shown', shown)
+  emit(maxlen, id, known[3], known[4], shown, known[2], 'expired', 'expired')
 end
+flush()
 return expired

@@ -17,6 +17,7 @@ end
 if known[4] == 'pending' then
   return {'same', known[3], shown}
 end
-put(command, 'kill', id, tenant, ARGV[3])
+put(command, 'kill', id, tenant, ARGV[3], redis.call('INCR', p .. 'sequence'))
 redis.call('HSET', agent, 'kill_id', command, 'kill_state', 'pending', 'kill_error', '')
+flush()
 return {'queued', command, shown}

@@ -16,60 +16,94 @@ if ARGV[5] ~= '' and not redis.call('SET', p .. 'replay:' .. ARGV[5], '1', 'NX',
   return false
 end
 
-local function take_in(id, task, kind)
-  redis.call('HSET', p .. 'agent:' .. id, 'spoke', spoke, 'tenant', tenant, 'task', task, 'type', kind, 'created', now,
-    'status', 'pending', 'seq', 0, 'delivery', 'delivered', 'attempts', 0, 'error', '')
-  for _, name in ipairs({'agents', 'spoke:' .. spoke, 'task:' .. task}) do
-    redis.call('ZADD', p .. name, 0, id)
+local FIELDS = {'tenant', 'spoke', 'task', 'shown', 'seq', 'status', 'has_result', 'delivery', 'attempts'}
+
+-- An agent as it is before this item: its fields by name, and `changes` that are written in one go.
+local function read(id)
+  local values, agent = redis.call('HMGET', p .. 'agent:' .. id, unpack(FIELDS)), {id = id, changes = {}}
+  for i, name in ipairs(FIELDS) do
+    agent[name] = values[i] or nil
+  end
+  return agent
+end
+
+local function set(agent, ...)
+  local values = {...}
+  for i = 1, #values, 2 do
+    agent[values[i]] = values[i + 1]
+    agent.changes[#agent.changes + 1] = values[i]
+    agent.changes[#agent.changes + 1] = values[i + 1]
   end
 end
 
-local function learn(id, seq, status, json, has_result, reason)
-  local agent = p .. 'agent:' .. id
-  local known = redis.call('HMGET', agent, 'seq', 'status', 'has_result', 'delivery')
-  local before = tonumber(known[1])
-  local newer = seq > before and not TERMINAL[known[2]]
-  local same = seq == before and status == known[2] and (has_result == '1' or known[3] ~= '1')
-  if newer or same then
-    redis.call('HSET', agent, 'seq', seq, 'status', status, 'agent', json, 'has_result', has_result)
-    show(id, status)
+local function write(agent)
+  if #agent.changes > 0 then
+    redis.call('HSET', p .. 'agent:' .. agent.id, unpack(agent.changes))
   end
-  if known[4] ~= 'delivered' then
-    redis.call('HSET', agent, 'delivery', 'delivered', 'error', '')
-    drop(id, tenant) -- the spawn's command id is the agent's id
+end
+
+local function show_as(agent, shown)
+  show(agent.id, agent.shown, shown)
+  set(agent, 'shown', shown)
+end
+
+local function tell(agent, reason)
+  emit(maxlen, agent.id, agent.spoke, agent.task, agent.shown, agent.seq, agent.delivery, reason)
+end
+
+local function take_in(agent, task, kind)
+  set(agent, 'spoke', spoke, 'tenant', tenant, 'task', task, 'type', kind, 'created', now, 'status', 'pending',
+    'seq', 0, 'delivery', 'delivered', 'attempts', 0, 'error', '')
+  for _, name in ipairs({'agents', 'spoke:' .. spoke, 'task:' .. task}) do
+    place(p .. name, agent.id, 0)
+  end
+end
+
+local function learn(agent, seq, status, json, has_result, reason)
+  local before = tonumber(agent.seq)
+  local newer = seq > before and not TERMINAL[agent.status]
+  -- What is known already is not written again: most events repeat what the reply said.
+  local fuller = seq == before and status == agent.status and has_result == '1' and agent.has_result ~= '1'
+  if newer or fuller then
+    set(agent, 'seq', seq, 'status', status, 'agent', json, 'has_result', has_result)
+    show_as(agent, status)
+  end
+  if agent.delivery ~= 'delivered' then
+    set(agent, 'delivery', 'delivered', 'error', '')
+    drop(agent.id, tenant) -- the spawn's command id is the agent's id
   end
   if newer then
-    emit(id, maxlen, reason)
+    tell(agent, reason)
   end
 end
 
 -- The fields of the agent that tell how its spawn, or its kill, was delivered.
-local FIELDS = {spawn = {'delivery', 'error'}, kill = {'kill_state', 'kill_error'}}
+local TOLD_BY = {spawn = {'delivery', 'error'}, kill = {'kill_state', 'kill_error'}}
 
-local function settle(command, outcome, err, not_before)
-  local known = redis.call('HMGET', p .. 'cmd:' .. command, 'kind', 'agent')
-  local kind, id = known[1], known[2]
+local function settle(agent, command, outcome, err, not_before)
+  local kind = redis.call('HGET', p .. 'cmd:' .. command, 'kind')
   if not kind then
     return -- settled before
   end
-  local agent, fields = p .. 'agent:' .. id, FIELDS[kind]
+  local fields = TOLD_BY[kind]
   if kind == 'spawn' then
-    redis.call('HINCRBY', agent, 'attempts', 1)
+    set(agent, 'attempts', tonumber(agent.attempts) + 1)
   end
-  redis.call('HSET', agent, fields[2], err)
+  set(agent, fields[2], err)
   if outcome == 'retry' then
     redis.call('HINCRBY', p .. 'cmd:' .. command, 'attempts', 1)
-    redis.call('ZREM', p .. 'outbox:' .. tenant, command)
-    redis.call('ZADD', p .. 'deferred:' .. tenant, not_before, command)
+    place(p .. 'outbox:' .. tenant, command, false)
+    place(p .. 'deferred:' .. tenant, command, not_before)
+    touched[tenant] = true
     return
   end
-  redis.call('HSET', agent, fields[1], outcome)
+  set(agent, fields[1], outcome)
   drop(command, tenant)
   if kind == 'spawn' and outcome == 'refused' then
-    if redis.call('HGET', agent, 'seq') == '0' then
-      show(id, 'refused')
+    if agent.seq == '0' then
+      show_as(agent, 'refused')
     end
-    emit(id, maxlen, cjson.decode(err).code)
+    tell(agent, cjson.decode(err).code)
   end
 end
 
@@ -77,21 +111,23 @@ local results = {}
 for i = 0, count - 1 do
   local command, id, outcome, err, not_before, seq, status, task, kind, json, has_result, reason =
     unpack(ARGV, 8 + i * 12, 19 + i * 12)
-  local owner = redis.call('HGET', p .. 'agent:' .. id, 'tenant')
-  if owner and owner ~= tenant then
+  local agent = read(id)
+  if agent.tenant and agent.tenant ~= tenant then
     results[#results + 1] = 'foreign'
   else
-    if not owner and seq ~= '0' then
-      take_in(id, task, kind)
+    if not agent.tenant and seq ~= '0' then
+      take_in(agent, task, kind)
     end
     if command ~= '' then
-      settle(command, outcome, err, not_before)
+      settle(agent, command, outcome, err, not_before)
     end
     if seq ~= '0' then
-      learn(id, tonumber(seq), status, json, has_result, reason)
+      learn(agent, tonumber(seq), status, json, has_result, reason)
     end
+    write(agent)
     results[#results + 1] = 'ok'
   end
 end
+flush()
 redis.call('HSET', p .. 'peer:' .. tenant, 'contact', now, 'failures', 0, 'next', 0, 'error', '')
 return results

@@ -86,9 +86,10 @@ async def signed_spawns(scratch: Path, in_flight: int, seconds: float) -> Measur
         trust.add(NewPeer(node.id, "spoke", _public_key(node), node.url, {}), "active", 0)
         await stack.enter_async_context(listening(parts.app, hub.settings.node.listen))
         async with asyncio.TaskGroup() as group:
-            sending = group.create_task(parts.sender.run())
+            tasks = [group.create_task(parts.sender.run()), group.create_task(parts.spawning.enqueuing.run())]
             found = await _load(parts, node.id, in_flight, seconds)
-            sending.cancel()
+            for task in tasks:
+                task.cancel()
         return found
 
 

@@ -279,8 +279,8 @@ def _too_few(spoke: StandinSpoke, envelope: VerifiedEnvelope) -> bytes:
 
 
 def _other_command(spoke: StandinSpoke, envelope: VerifiedEnvelope) -> bytes:
-    other = new_id()
-    return spoke.reply(envelope, results=[{"id": other, "agent": agent_status(other)}])
+    command = envelope.body.commands[0]  # type: ignore[union-attr]  # of COMMAND
+    return spoke.reply(envelope, results=[{"id": new_id(), "agent": agent_status(command["id"])}])
 
 
 def _other_agent(spoke: StandinSpoke, envelope: VerifiedEnvelope) -> bytes:
