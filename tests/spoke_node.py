@@ -104,11 +104,46 @@ def processes_of(directory: Path) -> dict[int, str]:
 
 
 def _belongs(process: Path, directory: str) -> bool:
-    if (process / "stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+    if _stat(process)[0] in "ZX":
         return False
     if f"{process.joinpath('cwd').readlink()}/".startswith(f"{directory}/"):
         return True
     return directory.encode() in (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not reaped does not."""
+    with contextlib.suppress(OSError):
+        return _stat(Path(f"/proc/{pid}"))[0] not in "ZX"
+    return False
+
+
+def parent_of(pid: int) -> int:
+    """The parent's process id: of an agent, its keeper."""
+    return int(_stat(Path(f"/proc/{pid}"))[1])
+
+
+def arguments_of(pid: int) -> bytes:
+    """The command line of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def _stat(process: Path) -> list[str]:
+    return (process / "stat").read_text().rpartition(")")[2].split()
+
+
+class Go:
+    """What agents wait for with `f"wait {go}"`, until `go.now()`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def now(self) -> None:
+        """Let them go on."""
+        self._path.touch()
 
 
 class SpokeNode:
@@ -249,6 +284,13 @@ class SpokeNode:
         lines = self.record.read_text().splitlines() if self.record.exists() else []
         starts = [json.loads(line) for line in lines]
         return [start for start in starts if agent_id in (None, start["agentId"])]
+
+    async def started(self, agent_id: str) -> int:
+        """Wait until the agent's program runs and its status says so; returns its process id."""
+        await eventually(lambda: self.executions(agent_id), f"{agent_id} is started")
+        await self.until(agent_id, "running")
+        pid: int = self.executions(agent_id)[-1]["pid"]
+        return pid
 
     def processes(self) -> dict[int, str]:
         """Return the living processes of its directory, its own among them."""

@@ -1,4 +1,4 @@
-"""What tests of a whole spoke share: a repository, hubs nobody else uses, and one node for tests that leave it as it is."""
+"""What tests of a whole spoke share: a repository, hubs of their own, and one node for all that leave it as it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.spoke.repositories import make_repository
 from tests.peer import HubPeer
-from tests.spoke_node import SpokeNode
+from tests.spoke_node import Go, SpokeNode
 
 _numbers = itertools.count(10)
 
@@ -19,6 +19,12 @@ _numbers = itertools.count(10)
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with one commit on `main`."""
     return make_repository(tmp_path_factory.mktemp("origin") / "app")
+
+
+@pytest.fixture
+def go(tmp_path: Path) -> Go:
+    """What the agents of a test wait for."""
+    return Go(tmp_path / "go")
 
 
 @pytest.fixture

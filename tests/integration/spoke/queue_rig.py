@@ -109,6 +109,11 @@ class Rig:
         assert await self.queue.started(claim, 1)
         return claim
 
+    async def reclaim(self, worker: str, former: str = "") -> Claim | None:
+        """Take over what an observer knows to be abandoned: the leases that were let run out."""
+        leases = await self.queue.leases()
+        return await self.queue.reclaim(worker, former, {ref: 1 for ref, deadline in leases.items() if deadline == 1})
+
     async def expire(self, claim: Claim) -> None:
         """Let the lease of a claim run out."""
         await self.client.zadd(f"{self.prefix}leases", {str(claim.record.ref): 1}, xx=True)
