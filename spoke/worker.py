@@ -8,6 +8,7 @@ its lease.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -18,12 +19,15 @@ from common.errors import Unavailable
 from spoke.agent_record import AgentRef
 from spoke.attendant import Attendant
 from spoke.held import Held
+from spoke.occupancy import Occupancy
+from spoke.lease_watch import LeaseWatch
 from spoke.queue import LEASE_MS, Claim, Queue
 
 _log: Final = structlog.get_logger("worker")
 _POLL_S: Final = 1.0
 _RENEW_S: Final = LEASE_MS / 3000
-_RECLAIM_S: Final = LEASE_MS / 1000
+_LOOK_S: Final = _RENEW_S
+_MAX_GAP_S: Final = 2.5 * _LOOK_S
 _UNAVAILABLE_PAUSE_S: Final = 0.5
 
 
@@ -31,7 +35,14 @@ class Worker:
     """One worker of a spoke. `node` names the directory it serves, `life` this process's turn at it."""
 
     def __init__(
-        self, queue: Queue, attendant: Attendant, limits: Callable[[], Mapping[str, int]], *, node: str, life: str
+        self,
+        queue: Queue,
+        attendant: Attendant,
+        limits: Callable[[], Mapping[str, int]],
+        *,
+        node: str,
+        life: str,
+        occupancy: Occupancy | None = None,
     ) -> None:
         self._queue = queue
         self._attendant = attendant
@@ -39,8 +50,10 @@ class Worker:
         self._node = f"{node}:"
         self._name = f"{node}:{life}"
         self._held: dict[AgentRef, Held] = {}
+        self._occupancy = occupancy or Occupancy()
         self._wake = asyncio.Event()
         self._renew_now = asyncio.Event()
+        self._look_now = asyncio.Event()
 
     async def run(self) -> None:
         """Work until cancelled; then give back what was not started and leave the rest running."""
@@ -76,15 +89,27 @@ class Worker:
             await _wait_until(self._wake, _POLL_S)
 
     async def _reclaim(self, group: asyncio.TaskGroup) -> None:
-        former = self._node
+        watch = LeaseWatch(LEASE_MS / 1000, _MAX_GAP_S)
         while True:
             try:
-                while claim := await self._take(self._queue.reclaim(self._name, former)):
+                abandoned = watch.look(await self._others(), time.monotonic())
+                # No other life of this node can be there: it would hold the directory.
+                while claim := await self._take(self._queue.reclaim(self._name, self._node, abandoned)):
                     self._attend(group, claim, resumed=True)
-                former = ""
-                await asyncio.sleep(_RECLAIM_S)
+                await _wait_until(self._look_now, _LOOK_S)
             except Unavailable as error:
+                watch.forget()
                 await self._pause(error)
+
+    async def _others(self) -> dict[str, int]:
+        """Return the leases that we do not hold: one of our own is not taken over, however late we renew it."""
+        leases = await self._queue.leases()
+        mine = {str(ref) for ref in self._held}
+        return {member: deadline for member, deadline in leases.items() if member not in mine}
+
+    def look_now(self) -> None:
+        """Say that there may be leases to take over."""
+        self._look_now.set()
 
     async def _take(self, asking: Coroutine[Any, Any, Claim | None]) -> Claim | None:
         """Return the claim that is asked for; cancelled meanwhile, hold it all the same, so that it is given back."""
@@ -104,6 +129,8 @@ class Worker:
             # Our own lease ran out while this process stood still: the old attendant must not go on.
             former.learn(False)
         self._held[held.ref] = held
+        if "kill" in claim.record.fields:
+            self._renew_now.set()  # it was asked for while nobody held the agent
         group.create_task(self._see(held, former, resumed=resumed))
 
     async def _see(self, held: Held, former: Held | None, *, resumed: bool) -> None:
@@ -111,7 +138,8 @@ class Worker:
             if former is not None:
                 # It may be amid a start: only once it has let go does the disk say whether there is a process.
                 await former.released.wait()
-            await self._attendant.attend(held, resumed=resumed)
+            async with self._occupancy.hold(held.ref):
+                await self._attendant.attend(held, resumed=resumed)
         except Exception:
             # A defect must not take the other agents' attendants along; the lease runs out and the agent is taken over.
             _log.exception("agent.attendant_failed", agent_id=held.ref.agent_id)
