@@ -298,7 +298,6 @@ def test_the_order_of_members_is_no_content() -> None:
 
 
 OTHER_CONTENT: dict[str, tuple[tuple[Any, ...], Any]] = {
-    "id": (("id",), id_of(9)),
     "task": (("taskId",), "T-43"),
     "agent type": (("agentType",), "tester"),
     "priority": (("priority",), 6),
