@@ -1,28 +1,45 @@
 """What both command lines have in common: exit codes, one-line errors, facts as JSON or for the eye, durations.
 
 Exit codes: 0 done, 1 refused or failed, 2 usage, 3 the node cannot be reached, 130 interrupted. An error is one line
-on stderr with its stable code; a traceback only ever comes from a defect.
+on stderr with its stable code; a traceback only ever comes from a defect. JSON is ASCII, and what people read is
+escaped: nothing that a peer named reaches the terminal as a control sequence (attack row 56).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from common.errors import HubspokeError, Unavailable
 from common.logs import escape
+
+if TYPE_CHECKING:
+    import click
 
 EXIT_REFUSED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
 EXIT_INTERRUPTED: Final = 130
 
-_DURATION: Final = re.compile(r"([0-9]{1,9})([smhd]?)\Z")
+_DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd]?)\Z")
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_PIPE_WIDTH: Final = 240
+_STYLES: Final = {
+    "completed": "green",
+    "active": "green",
+    "running": "cyan",
+    "failed": "red",
+    "refused": "red",
+    "revoked": "red",
+    "killed": "yellow",
+    "expired": "yellow",
+    "suspended": "yellow",
+    "pending": "dim",
+    "queued": "dim",
+}
 
 
 class Unreachable(Unavailable):
@@ -39,31 +56,74 @@ def parse_duration(text: str) -> int:
     return int(found[1]) * _SECONDS[found[2]]
 
 
-def fail(error: HubspokeError) -> NoReturn:
-    """Say what happened in one line on stderr and exit."""
-    print(f"error: {error.code}: {escape(error.message)}", file=sys.stderr)  # noqa: T201  # this is the command line
-    sys.exit(EXIT_UNREACHABLE if isinstance(error, Unreachable) else EXIT_REFUSED)
+def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code; no traceback comes from what can be foreseen."""
+    import click
 
-
-@contextlib.contextmanager
-def reported() -> Iterator[None]:
-    """Turn errors inside the block into one line and an exit code; Ctrl-C and a closed pipe are no errors."""
     try:
-        yield
+        code = command.main(arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
+    except click.ClickException as error:
+        complain("usage", error.format_message())
+        return EXIT_USAGE
     except HubspokeError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+        complain(error.code, error.message)
+        return EXIT_UNREACHABLE if isinstance(error, Unreachable) else EXIT_REFUSED
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read us has gone; Python must not complain about it when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_REFUSED)
+        return EXIT_REFUSED
+    return code if isinstance(code, int) else 0
+
+
+def complain(code: str, message: str) -> None:
+    """Say on stderr what happened, in one line."""
+    print(f"error: {escape(code)}: {escape(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201  # a command line
 
 
 def safe(value: object) -> str:
     """Return a value as one line that a terminal shows as what it is (attack row 56); nothing for None."""
     return "" if value is None else escape(str(value))
+
+
+def print_line(text: str) -> None:
+    """Print a line for people, already escaped."""
+    print(text)  # noqa: T201  # this is the command line
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on one line."""
+    import json
+
+    # The one control character that JSON leaves as it is.
+    print_line(json.dumps(value).replace("\x7f", "\\u007f"))
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print names and values below each other, the values already escaped."""
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        print_line(f"{name:<{width}}  {value}")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table of cells that are already escaped; states in their colours on a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        # The first column names the row: it must stay whole to be copied.
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False).print(table)
 
 
 class Output:
@@ -72,61 +132,31 @@ class Output:
     def __init__(self, *, json: bool) -> None:
         self.json = json
 
-    def document(self, value: Any) -> None:
-        """Print one JSON document."""
-        import json
-
-        print(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False))  # noqa: T201  # this is the command line
-
-    def line(self, text: str) -> None:
-        """Print a line for people."""
-        print(text)  # noqa: T201  # this is the command line
-
     def facts(self, value: Mapping[str, Any]) -> None:
         """Print named values: the document, or `name  value` lines of what is set."""
         if self.json:
-            self.document(value)
-            return
-        shown = {name: each for name, each in value.items() if each is not None}
-        width = max((len(name) for name in shown), default=0)
-        for name, each in shown.items():
-            self.line(f"{name.ljust(width)}  {safe(each)}")
+            print_json(value)
+        else:
+            print_facts({safe(name): safe(each) for name, each in value.items() if each is not None})
 
     def table(
         self, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Mapping[str, Any]], object]]
     ) -> None:
         """Print rows: the document, or a table with the given columns that fits the terminal."""
         if self.json:
-            self.document(rows)
-            return
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for number, name in enumerate(columns):
-            # The first column names the row: it must stay whole to be copied.
-            table.add_column(name, overflow="fold", no_wrap=number == 0)
-        for row in rows:
-            table.add_row(*(Text(safe(value(row))) for value in columns.values()))
-        Console(soft_wrap=not sys.stdout.isatty()).print(table)
+            print_json(rows)
+        else:
+            print_table(list(columns), [[safe(value(row)) for value in columns.values()] for row in rows])
 
 
 def relative_time(then_s: float, now_s: float) -> str:
-    """Return how long ago `then_s` was, such as `5 s ago` or `3 h ago`."""
+    """Return where `then_s` lies from `now_s`: `now`, `5 s ago`, `in 3 h`; whole units, rounded towards now."""
     passed = int(now_s - then_s)
-    for unit, seconds in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if passed >= 2 * seconds:
-            return f"{passed // seconds} {unit} ago"
-    return f"{max(passed, 0)} s ago"
-
-
-def pairs(texts: Iterable[str]) -> dict[str, str]:
-    """Read `KEY=VALUE` options; raises ValueError."""
-    found = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise ValueError(f"{escape(text)} is no KEY=VALUE")
-        found[key] = value
-    return found
+    if passed == 0:
+        return "now"
+    count, unit = next(
+        (abs(passed) // seconds, unit)
+        for unit, seconds in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+        if abs(passed) >= seconds
+    )
+    return f"{count} {unit} ago" if passed > 0 else f"in {count} {unit}"

@@ -11,8 +11,6 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, TextIO
 
-import structlog
-
 
 def escape(text: str) -> str:
     r"""Return `text` on one line with everything unprintable as `\xNN` or `\uNNNN`; a backslash stays one."""
@@ -36,6 +34,9 @@ def _escape_value(key: str, value: Any) -> Any:
 
 def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
     """Set up structlog for this process; call it once, in the composition root."""
+    # Not above: the command line takes `escape` only, and its start-up time is felt.
+    import structlog
+
     stream = stream or sys.stderr
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=True) if stream.isatty() else structlog.processors.JSONRenderer()

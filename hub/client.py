@@ -16,7 +16,8 @@ from typing import Any, Final, Self
 import aiohttp
 
 from common import strict_json
-from common.errors import HubspokeError, LocalError, Malformed
+from common.command_line import Unreachable
+from common.errors import HubspokeError, Malformed
 from hub.records import ENDED
 
 _API: Final = "/api/v1"
@@ -27,7 +28,7 @@ _SILENCE_S: Final = 45
 _FAILED: Final = 400
 
 
-class NodeUnreachable(LocalError):
+class NodeUnreachable(Unreachable):
     """No hub answers at the address; start it, or name its directory."""
 
     code = "node_unreachable"

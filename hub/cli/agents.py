@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from common.command_line import print_facts, print_json, print_table
 from hub.cli.frame import node_options
-from hub.cli.output import invocation, print_facts, print_json, print_table, show_text, show_time
+from hub.cli.output import invocation, show_text, show_time
 
 
 @click.command()

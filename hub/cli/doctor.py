@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from common.command_line import print_json
 from hub.cli.frame import node_options
-from hub.cli.output import invocation, print_json
+from hub.cli.output import invocation
 
 
 @click.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,11 +10,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
-EXIT_UNREACHABLE: Final = 3
-EXIT_INTERRUPTED: Final = 130
-_UNREACHABLE_CODE: Final = "node_unreachable"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -97,44 +92,19 @@ def run(commands: Mapping[str, tuple[str, str]], arguments: Sequence[str] | None
 
     `arguments` are those of the process unless given.
     """
-    try:
-        _refuse_foreign_common()
-        return int(_root(commands).main(arguments, prog_name="hub", standalone_mode=False) or 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+    if found := _foreign_common():
+        message = f"another distribution's package `common` hides ours: uninstall it from {found}"
+        click.echo(f"error: usage: {message}", err=True)
         return EXIT_USAGE
-    except click.ClickException as error:
-        _complain("usage", error.format_message())
-        return EXIT_USAGE
-    except (click.Abort, KeyboardInterrupt):
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return EXIT_FAILED
-    except Exception as error:
-        return _exit_by(error)
+    from common import command_line
+
+    return command_line.run(_root(commands), "hub", arguments)
 
 
-def _exit_by(error: Exception) -> int:
-    from common.errors import HubspokeError
-
-    if not isinstance(error, HubspokeError):
-        raise error
-    _complain(error.code, error.message)
-    return EXIT_UNREACHABLE if error.code == _UNREACHABLE_CODE else EXIT_FAILED
-
-
-def _complain(code: str, message: str) -> None:
-    from common.logs import escape
-
-    click.echo(f"error: {escape(code)}: {escape(' '.join(message.split()))}", err=True)
-
-
-def _refuse_foreign_common() -> None:
-    """Other distributions bring a package `common`, too: refuse to run with one that is not ours."""
+def _foreign_common() -> Path | None:
+    """Return where a package `common` of another distribution lies, when it would be taken for ours."""
     import common
     import hub
 
     ours, found = (Path(str(package.__file__)).parent.parent for package in (hub, common))
-    if ours != found:
-        raise click.UsageError(f"another distribution's package `common` hides ours: uninstall it from {found}")
+    return None if ours == found else found

@@ -6,8 +6,9 @@ import asyncio
 
 import click
 
+from common.command_line import print_facts, print_json
 from hub.cli.frame import node_options
-from hub.cli.output import invocation, print_facts, print_json
+from hub.cli.output import invocation
 
 
 @click.command()

@@ -9,19 +9,18 @@ from typing import Any, Final
 
 import click
 
+from common.command_line import parse_duration, print_facts, print_json, print_table
 from hub.cli.frame import node_options
-from hub.cli.output import invocation, print_facts, print_json, print_table, show_text, show_time
+from hub.cli.output import invocation, show_text, show_time
 
-_DURATION: Final = re.compile(r"(?P<count>[1-9][0-9]{0,5})(?P<unit>[smhd])\Z")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LABEL: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}=[^\x00-\x1f\x7f]{0,256}\Z")
 
 
 def _parse_ttl(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    form = _DURATION.match(text)
-    if form is None:
-        raise click.BadParameter("write a number and s, m, h or d, such as 24h")
-    return int(form["count"]) * _SECONDS[form["unit"]]
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _parse_labels(_context: click.Context, _parameter: click.Parameter, labels: tuple[str, ...]) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NoReturn
 
 import click
 
@@ -60,9 +61,8 @@ def spoke(context: click.Context, directory: Path | None, as_json: bool) -> None
     context.obj = {"directory": directory, "json": as_json}
 
 
-def main(arguments: list[str] | None = None) -> Any:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
-    from common.command_line import reported
+    from common.command_line import run
 
-    with reported():
-        spoke(arguments, prog_name="spoke")
+    sys.exit(run(spoke, "spoke", arguments))
