@@ -19,8 +19,8 @@ from common.errors import Unavailable
 from spoke.agent_record import AgentRef
 from spoke.attendant import Attendant
 from spoke.held import Held
-from spoke.occupancy import Occupancy
 from spoke.lease_watch import LeaseWatch
+from spoke.occupancy import Occupancy
 from spoke.queue import LEASE_MS, Claim, Queue
 
 _log: Final = structlog.get_logger("worker")
