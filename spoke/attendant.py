@@ -74,7 +74,9 @@ class Attendant:
         ):
             try:
                 run = self._run_of(held)
-                if await (self._adopt(held, run) if resumed else self._start(held, run)):
+                # A run that the store forgot is no new one: it is waited for, and its workspace left as it is.
+                begun = resumed or self._supervisor.state(run.directory) is not RunState.NEVER_STARTED
+                if await (self._adopt(held, run) if begun else self._start(held, run)):
                     await self._see_through(held, run)
             except LeaseLost:
                 _log.warning("agent.lease_lost")
@@ -105,6 +107,7 @@ class Attendant:
         spawn = self._commands.prove(held.claim.record, held.claim.raw)
         workspace = await self._unless_killed(held, self._prepare(held, spawn))
         spec = await asyncio.to_thread(self._launcher.prepare, run, workspace, spawn, held.claim.record.attempt)
+        await asyncio.to_thread(run.keep_origin, held.claim.record.fields, held.claim.raw)
         await self._pass_fence(held)
         held.starting = True
         await self._supervisor.start(run.directory, spec)
@@ -187,6 +190,7 @@ class Attendant:
             fields.setdefault("detail", "; ".join(problems))
         if not await self._persist(lambda: self._queue.finish(held.claim, verdict.status, fields)):
             raise LeaseLost
+        await asyncio.to_thread(run.settle)
         _log.info("agent.finished", outcome=verdict.status, reason=verdict.reason, exit_code=ending.exit_code)
         if workspace is not None and changes is not None:
             await self._remove(workspace)

@@ -35,6 +35,7 @@ _LISTEN_PAUSE_S: Final = 0.5
 _CHANNELS: Final = ("wake", "kills", "changes")
 """What the scripts say there: something can be claimed; "TENANT AGENT" is to be killed; TENANT has events."""
 _log: Final = structlog.get_logger("queue")
+_HOLDING: Final = frozenset({"worker", "token", "kill", "launched"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,9 +218,22 @@ class Queue:
         pairs = [item for pair in limits.items() for item in pair]
         return _read_claim(await self._run("claim", worker, LEASE_MS, self._bounds.agents, len(limits), *pairs))
 
-    async def reclaim(self, worker: str, former: str = "") -> Claim | None:
-        """Take over an agent whose lease has expired, or which a worker named `former…` held."""
-        return _read_claim(await self._run("reclaim", worker, LEASE_MS, former))
+    async def leases(self) -> dict[str, int]:
+        """Return the deadlines of all leases, by `TENANT AGENT`."""
+        with translated():
+            found: Any = await self._client.zrange(f"{self._prefix}leases", 0, -1, withscores=True)
+        return {member.decode(): int(deadline) for member, deadline in found}
+
+    async def reclaim(self, worker: str, former: str, abandoned: Mapping[str, int]) -> Claim | None:
+        """Take over an agent which a worker named `former…` held, or whose lease still is as in `abandoned`."""
+        pairs = [item for lease in abandoned.items() for item in lease]
+        return _read_claim(await self._run("reclaim", worker, LEASE_MS, former, *pairs))
+
+    async def restore(self, record: AgentRecord, raw: bytes, worker: str) -> bool:
+        """Put back a record that the store has forgotten, as a lease of `worker`; False when there is one."""
+        pairs = [item for name, value in record.fields.items() if name not in _HOLDING for item in (name, value)]
+        ref, jti = record.ref, record.fields.get("env", "")
+        return bool(await self._run("restore", ref.tenant, ref.agent_id, worker, raw, jti, *pairs))
 
     async def renew(self, claims: Sequence[Claim]) -> list[KillStep | bool]:
         """Keep leases; returns for each True, the kill that was asked for, or False when the lease is lost."""

@@ -6,18 +6,22 @@ result file and the agent's home. Names come from checked ids only, so a path ca
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from common.ids import is_uuid7
 from spoke.agent_record import AgentRef, TamperedRecord
-from spoke.supervision.run_dir import LOG
+from spoke.supervision.run_dir import LAUNCH, LOG
 
 _TASK: Final = "task.json"
 _RESULT: Final = "result.json"
+_ORIGIN: Final = "origin.json"
+_SETTLED: Final = "settled"
 _PARTIAL_CHARACTER_BYTES: Final = 3
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -54,6 +58,33 @@ class Run:
         for directory in (self.home, self.temporary, self.result_file.parent):
             directory.mkdir(mode=0o700, exist_ok=True)
         self.task_file.write_bytes(task)
+
+    def keep_origin(self, fields: Mapping[str, str], raw: bytes) -> None:
+        """Write down the record and the signed envelope that the run is started from, for a store that forgets them."""
+        origin = {"fields": dict(fields), "envelope": raw.decode("ascii", "replace")}
+        (self.directory / _ORIGIN).write_text(json.dumps(origin))
+
+    def read_origin(self) -> tuple[dict[str, str], bytes] | None:
+        """Return what `keep_origin` wrote; None for anything else."""
+        try:
+            origin = json.loads((self.directory / _ORIGIN).read_text())
+            fields = {str(name): str(value) for name, value in origin["fields"].items()}
+            return fields, origin["envelope"].encode()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def settle(self) -> None:
+        """Note that the store, or at least our log, has how it ended."""
+        (self.directory / _SETTLED).touch()
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """The last attempt of an agent whose end was not recorded yet."""
+
+    ref: AgentRef
+    attempt: int
+    run: Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@
 --   P queue:T      zset    A by priority * 2^43 + arrival: first priority, then first come
 --   P waiting      zset    T by the tick of its last turn: tenants with something in their queue
 --   P backoff      zset    "T A" by due time, ms: to be queued again then
---   P leases       zset    "T A" by deadline, ms on this server's clock: held by a worker
+--   P leases       zset    "T A" by deadline, ms on this server's clock, put off by the worker that holds it
 --   P load:T       hash    queued, active: counts of one tenant; P load the same for the spoke
 --   P env:T:JTI    hash    raw: the signed envelope as it came; live: its agents that have not ended
 --   P replay:I:JTI string  the envelope of instance I was accepted; expires after its window

@@ -1,6 +1,8 @@
--- Take over an agent whose worker is gone: one with an expired lease, or one that an earlier life of this worker held.
+-- Take over an agent whose worker is gone: one that an earlier life of this worker held, or one whose lease nobody keeps.
 --
--- ARGV: prefix, worker, lease ms, former: leases of workers whose name begins so are taken unexpired too ('' for none).
+-- ARGV: prefix, worker, lease ms, former: leases of workers whose name begins so are taken at once ('' for none), then
+--   "T A", deadline for each lease that stood still for as long as a lease lasts (spoke/lease_watch.py); it is taken if it
+--   still stands there. The clock of this server does not count: it may have been set.
 -- Returns {token, raw envelope, fields, tenant, id} under a new token, so that the former holder's late writes are refused;
 --   or {}.
 
@@ -8,8 +10,10 @@ local worker, lease_ms, former = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local now = now_ms()
 
 local function candidate()
-  local expired = redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIMIT', 0, 1)
-  if expired[1] or former == '' then return expired[1] end
+  for at = 5, #ARGV, 2 do
+    if tonumber(redis.call('ZSCORE', P .. 'leases', ARGV[at]) or -1) == tonumber(ARGV[at + 1]) then return ARGV[at] end
+  end
+  if former == '' then return end
   for _, member in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
     local tenant, id = member:match('^(%S+) (%S+)$')
     local holder = redis.call('HGET', agent_key(tenant, id), 'worker') or ''

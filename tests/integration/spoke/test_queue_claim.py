@@ -157,16 +157,16 @@ async def test_a_renewal_puts_the_deadline_off(rig: Rig) -> None:
     claim = await rig.claimed()
     await rig.expire(claim)
     assert await rig.queue.renew([claim]) == [True]
-    assert await rig.queue.reclaim("other") is None
+    assert await rig.reclaim("other") is None
     assert await rig.queue.renew([]) == []
 
 
 async def test_only_an_expired_lease_is_taken_over(rig: Rig) -> None:
     await rig.accept_many([1, 2])
     first, second = await rig.claimed(), await rig.claimed()
-    assert await rig.queue.reclaim("other:1") is None
+    assert await rig.reclaim("other:1") is None
     await rig.expire(second)
-    taken = await rig.queue.reclaim("other:1")
+    taken = await rig.reclaim("other:1")
     assert taken is not None
     assert (taken.record.ref, taken.raw) == (second.record.ref, RAW)
     assert int(taken.token) > int(second.token) > int(first.token)
@@ -178,10 +178,10 @@ async def test_what_an_earlier_life_of_the_same_spoke_held_is_taken_over_at_once
     await rig.accept_many([1, 2, 3])
     for worker in ("node:old", "node:new", "nodeX:old"):
         assert await rig.queue.claim(worker, rig.limits) is not None
-    taken = await rig.queue.reclaim("node:new", "node:")
+    taken = await rig.reclaim("node:new", "node:")
     assert taken is not None
     assert taken.record.ref.agent_id == id_of(1)
-    assert await rig.queue.reclaim("node:new", "node:") is None
+    assert await rig.reclaim("node:new", "node:") is None
 
 
 @pytest.mark.fault(22)
@@ -192,7 +192,7 @@ async def test_the_late_writes_of_a_worker_that_lost_its_lease_are_refused(rig: 
     if status == "running":
         assert await rig.queue.started(late, 1)
     await rig.expire(late)
-    taken = await rig.queue.reclaim("other")
+    taken = await rig.reclaim("other")
     assert taken is not None
     before = await rig.snapshot()
     assert await rig.queue.launch(late) == "lost"
@@ -356,7 +356,7 @@ async def test_a_kill_stays_asked_for_when_the_agent_changes_hands(rig: Rig) -> 
     claim = await rig.running(1)
     await rig.accept(kill(1))
     await rig.expire(claim)
-    taken = await rig.queue.reclaim("other")
+    taken = await rig.reclaim("other")
     assert taken is not None
     assert await rig.queue.renew([taken]) == [kill(1, agent_id="")]
 
@@ -461,7 +461,7 @@ async def test_a_record_that_was_taken_away_holds_nobody_up(rig: Rig, place: str
         else:
             await rig.expire(claim)
     await rig.client.delete(f"{rig.prefix}agent:{TENANT}:{id_of(1)}")
-    assert await rig.queue.reclaim("other") is None
+    assert await rig.reclaim("other") is None
     assert await rig.claim_all() == [f"{TENANT} T-2"]
     assert await rig.queue.load() == {"queued": 0, "active": 1}
 
@@ -473,7 +473,7 @@ async def test_an_envelope_that_was_taken_away_is_an_empty_one(rig: Rig) -> None
     claim = await rig.claimed()
     assert claim.raw == b""
     await rig.expire(claim)
-    taken = await rig.queue.reclaim("other")
+    taken = await rig.reclaim("other")
     assert taken is not None
     assert taken.raw == b""
 

@@ -93,7 +93,7 @@ class Chaos:
     async def reclaim(self) -> None:
         if self.held and self.random.random() < 0.7:
             await self.rig.expire(self.random.choice(list(self.held.values())))
-        self._take(await self.queue.reclaim("node:2", self.random.choice(["", "node:"])))
+        self._take(await self.rig.reclaim("node:2", self.random.choice(["", "node:"])))
 
     async def renew(self) -> None:
         held = list(self.held.values())

@@ -1,0 +1,88 @@
+"""After the store was lost: no run goes on, and none ends, without a record that says so (fault row 14).
+
+What is started leaves, beside its run, the record and the signed envelope it was started from. A run whose record is
+gone gets it back and is seen to its end like any other; its hub hears of it. One whose envelope does not verify is
+ended: a process that nobody answers for is not left running. What only waited in the store is not known here; its hub
+spawns it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from common.errors import Unavailable
+from spoke.agent_record import AgentRecord, TamperedRecord
+from spoke.queue import Queue
+from spoke.runs import Run, Runs, Unsettled
+from spoke.stored_command import StoredCommands
+from spoke.supervision.supervisor import Supervisor
+
+_log: Final = structlog.get_logger("salvage")
+_CAUSE: Final = "lost"
+
+
+class Salvage:
+    """Restores what runs; `holder` is the worker in whose name, `restored` is called when there is something to do."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        runs: Runs,
+        commands: StoredCommands,
+        supervisor: Supervisor,
+        *,
+        holder: str,
+        restored: Callable[[], None],
+    ) -> None:
+        self._queue = queue
+        self._runs = runs
+        self._commands = commands
+        self._supervisor = supervisor
+        self._holder = holder
+        self._restored = restored
+
+    async def __call__(self) -> None:
+        """Look at every run that has not been seen to its end; raises `Unavailable`, and may be called again."""
+        for unsettled in await self._unsettled():
+            (known,) = await self._queue.describe([unsettled.ref])
+            if known is None:
+                await self._salvage(unsettled)
+        self._restored()
+
+    async def _unsettled(self) -> list[Unsettled]:
+        try:
+            return await asyncio.to_thread(lambda: list(self._runs.unsettled()))
+        except OSError as error:  # the janitor removed one while we looked
+            raise Unavailable(f"the runs cannot be read: {error.strerror}") from error
+
+    async def _salvage(self, unsettled: Unsettled) -> None:
+        ref, run = unsettled.ref, unsettled.run
+        try:
+            record, raw = self._origin(unsettled)
+        except TamperedRecord as error:
+            _log.error("run.unknown_ended", agent_id=ref.agent_id, tenant=ref.tenant, reason=error.message)
+            await self._end(run)
+            return
+        await self._queue.restore(record, raw, self._holder)
+        _log.warning("run.restored", agent_id=ref.agent_id, tenant=ref.tenant, attempt=record.attempt)
+
+    def _origin(self, unsettled: Unsettled) -> tuple[AgentRecord, bytes]:
+        origin = unsettled.run.read_origin()
+        if origin is None:
+            raise TamperedRecord("nothing beside the run says what it was started from")
+        fields, raw = origin
+        record = AgentRecord(fields)
+        if (fields.get("tenant"), fields.get("id")) != (unsettled.ref.tenant, unsettled.ref.agent_id):
+            raise TamperedRecord("the record beside the run is another agent's")
+        if record.attempt != unsettled.attempt:
+            raise TamperedRecord("the record beside the run is another attempt's")
+        self._commands.prove(record, raw)
+        return record, raw
+
+    async def _end(self, run: Run) -> None:
+        await self._supervisor.kill(run.directory, 0, _CAUSE)
+        await asyncio.to_thread(run.settle)

@@ -1,0 +1,18 @@
+-- Put back the record of a run that the store has forgotten, as the last worker had it (spoke/salvage.py).
+--
+-- ARGV: prefix, tenant, id, worker, raw envelope, jti of it, then field, value pairs of the record, in state `spawning`.
+-- Returns 1, or 0 when there is a record. It lies under a lease of `worker`, for a living one to take over.
+-- Run twice it changes nothing the second time.
+
+local tenant, id, worker = ARGV[2], ARGV[3], ARGV[4]
+local key, member = agent_key(tenant, id), tenant .. ' ' .. id
+if redis.call('EXISTS', key) == 1 then return 0 end
+redis.call('HSET', key, 'worker', worker, 'token', int(redis.call('INCR', P .. 'fence')), unpack(ARGV, 7))
+redis.call('ZADD', P .. 'agents', 0, id .. ' ' .. tenant)
+redis.call('ZADD', P .. 'leases', int(now_ms()), member)
+count(tenant, 'active', 1)
+local envelope = P .. 'env:' .. tenant .. ':' .. ARGV[6]
+redis.call('HSET', envelope, 'raw', ARGV[5])
+redis.call('HINCRBY', envelope, 'live', 1)
+redis.call('PERSIST', envelope)
+return 1
