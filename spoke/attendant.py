@@ -224,6 +224,15 @@ class Attendant:
         workspace = await asyncio.to_thread(self._workspaces.open, held.ref.tenant, held.ref.agent_id)
         if workspace is not None:
             await self._remove(workspace)
+        elif self._workspaces.exists(held.ref.tenant, held.ref.agent_id):
+            await self._discard(held)
+
+    async def _discard(self, held: Held) -> None:
+        """Delete a workspace that was being made when somebody killed the agent: nothing of it is anybody's work."""
+        try:
+            await self._workspaces.discard(held.ref.tenant, held.ref.agent_id)
+        except WorkspaceFailed as error:
+            _log.warning("workspace.left", reason=error.message)
 
     async def _retry(self, held: Held, reason: str, detail: str, *, may_help: bool) -> None:
         pause = pause_ms(held.claim.record.attempt, random.random())  # noqa: S311  # spreads load, guards nothing

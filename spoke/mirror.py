@@ -13,16 +13,19 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Set
 from pathlib import Path
 from typing import Final
 
 from common.errors import LocalError
 from common.repository import Repository
 from spoke.git import Git, GitFailed
+from spoke.removal import delete_tree
 
 _PASSING: Final = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+_OF_AGENT: Final = re.compile(r"refs/hubspoke/(?:agents|preserved|bases|heads|earlier)/([0-9a-f-]{36})(?:/.*)?")
 _LOCK_POLL_S: Final = 0.05
 # For an operator's own git in here; ours is configured anyway.
 _NEVER_PRUNE: Final = "[gc]\n\tauto = 0\n\tpruneExpire = never\n"
@@ -50,14 +53,12 @@ def translated(doing: str) -> Iterator[None]:
         raise WorkspaceFailed(f"{doing}: {error.strerror or error}", retryable=retryable) from error
 
 
-class Mirror:
-    """One mirror under `directory` (of one peer), made when first fetched into."""
+class StoredMirror:
+    """The mirror at `path`, whatever repository it is of: what can be done with what is there already."""
 
-    def __init__(self, directory: Path, repository: Repository, *, git: Git, timeout_s: float) -> None:
-        name = hashlib.sha256(repository.url.encode()).hexdigest()[:32]
-        self.path = directory / f"{name}.git"
-        self._lock_path = directory / f"{name}.lock"
-        self._repository = repository
+    def __init__(self, path: Path, *, git: Git, timeout_s: float) -> None:
+        self.path = path
+        self._lock_path = path.with_suffix(".lock")
         self._git = git
         self._timeout_s = timeout_s
 
@@ -66,44 +67,51 @@ class Mirror:
         """The object store that workspaces borrow from."""
         return self.path / "objects"
 
-    async def fetch_branch(self, branch: str, base_ref: str) -> str:
-        """Fetch `branch` from its repository, keep its tip under `base_ref` too, and return the tip's sha.
+    def used_ms(self) -> int:
+        """Return when a branch was last fetched, in milliseconds since the epoch; 0 for never."""
+        try:
+            return self._lock_path.stat().st_mtime_ns // 1_000_000
+        except FileNotFoundError:
+            return 0
 
-        Raises `WorkspaceFailed`; a branch or a repository that is not there is not retryable.
-        """
-        # Named by hash: a branch `a` that has become `a/b`, or differs in case only, cannot stand in the way.
-        kept = f"refs/hubspoke/branches/{hashlib.sha256(branch.encode()).hexdigest()[:32]}"
-        wanted = f"refs/heads/{branch}"
-        scheme = self._repository.scheme
-        with translated("cannot fetch the branch"):
-            async with self._exclusive() as lock:
-                await self._fetch(lock, scheme, self._repository.url, f"+{wanted}:{kept}", f"+{wanted}:{base_ref}")
-                return (await self.git("rev-parse", "--verify", "--quiet", f"{base_ref}^{{commit}}")).strip().decode()
+    async def agents(self) -> set[str]:
+        """Return the ids of the agents that have refs here; raises `WorkspaceFailed`."""
+        return {agent for agent, _ in await self._refs_of_agents()}
 
-    async def fetch_local(self, source: Path, *refspecs: str) -> None:
-        """Take commits out of a repository of our own making on this disk; every object is hashed anew."""
-        async with self._exclusive() as lock:
-            await self._fetch(lock, "file", str(source), *refspecs)
+    async def forget(self, agent_ids: Set[str]) -> None:
+        """Forget all refs of these agents, their preserved work too; raises `WorkspaceFailed`."""
+        with translated("cannot forget agents"):
+            async with self._exclusive():
+                refs = [ref for agent, ref in await self._refs_of_agents() if agent in agent_ids]
+                deletions = "".join(f"delete {ref}\n" for ref in refs)
+                await self.git("update-ref", "--stdin", stdin=deletions.encode())
+
+    async def delete(self, may_go: Callable[[], Awaitable[bool]]) -> bool:
+        """Delete the mirror if `may_go` still says so once nobody else can use it; raises `WorkspaceFailed`."""
+        with translated("cannot delete the mirror"):
+            going = self.path.with_suffix(".gone")
+            await delete_tree(going)  # one that an earlier attempt could not finish
+            async with self._exclusive():
+                if not await may_go():
+                    return False
+                self.path.rename(going)
+            await delete_tree(going)
+        return True
+
+    async def _refs_of_agents(self) -> list[tuple[str, str]]:
+        with translated("cannot read the mirror"):
+            listed = await self.git("for-each-ref", "--format=%(refname)", "refs/hubspoke/")
+        found = (_OF_AGENT.fullmatch(ref) for ref in listed.decode("utf-8", "replace").splitlines())
+        return [(match[1], match[0]) for match in found if match]
 
     async def delete_ref(self, ref: str) -> None:
         """Forget a ref, which may be gone already; its objects stay."""
         async with self._exclusive():
             await self.git("update-ref", "-d", ref)
 
-    async def git(self, *arguments: str) -> bytes:
+    async def git(self, *arguments: str, stdin: bytes = b"") -> bytes:
         """Run git in the mirror, whose configuration is ours alone."""
-        return await self._git.run("--git-dir", self.path, *arguments, timeout_s=self._timeout_s)
-
-    async def _fetch(self, lock: int, transport: str, source: str, *refspecs: str) -> None:
-        options = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance")
-        await self._git.run(
-            "--git-dir",
-            self.path,
-            *("fetch", *options, "--", source, *refspecs),
-            timeout_s=self._timeout_s,
-            transport=transport,
-            pass_fds=(lock,),
-        )
+        return await self._git.run("--git-dir", self.path, *arguments, timeout_s=self._timeout_s, stdin=stdin)
 
     @contextlib.asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[int]:
@@ -141,6 +149,46 @@ class Mirror:
             half_made.rename(self.path)
         for left in (*self.path.glob("*.lock"), *self.path.glob("refs/**/*.lock"), *self.objects.glob("pack/tmp_*")):
             left.unlink(missing_ok=True)
+
+
+class Mirror(StoredMirror):
+    """The mirror of `repository` under `directory` (of one peer), made when first fetched into."""
+
+    def __init__(self, directory: Path, repository: Repository, *, git: Git, timeout_s: float) -> None:
+        name = hashlib.sha256(repository.url.encode()).hexdigest()[:32]
+        super().__init__(directory / f"{name}.git", git=git, timeout_s=timeout_s)
+        self._repository = repository
+
+    async def fetch_branch(self, branch: str, base_ref: str) -> str:
+        """Fetch `branch` from its repository, keep its tip under `base_ref` too, and return the tip's sha.
+
+        Raises `WorkspaceFailed`; a branch or a repository that is not there is not retryable.
+        """
+        # Named by hash: a branch `a` that has become `a/b`, or differs in case only, cannot stand in the way.
+        kept = f"refs/hubspoke/branches/{hashlib.sha256(branch.encode()).hexdigest()[:32]}"
+        wanted = f"refs/heads/{branch}"
+        scheme = self._repository.scheme
+        with translated("cannot fetch the branch"):
+            async with self._exclusive() as lock:
+                os.utime(lock)
+                await self._fetch(lock, scheme, self._repository.url, f"+{wanted}:{kept}", f"+{wanted}:{base_ref}")
+                return (await self.git("rev-parse", "--verify", "--quiet", f"{base_ref}^{{commit}}")).strip().decode()
+
+    async def fetch_local(self, source: Path, *refspecs: str) -> None:
+        """Take commits out of a repository of our own making on this disk; every object is hashed anew."""
+        async with self._exclusive() as lock:
+            await self._fetch(lock, "file", str(source), *refspecs)
+
+    async def _fetch(self, lock: int, transport: str, source: str, *refspecs: str) -> None:
+        options = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance")
+        await self._git.run(
+            "--git-dir",
+            self.path,
+            *("fetch", *options, "--", source, *refspecs),
+            timeout_s=self._timeout_s,
+            transport=transport,
+            pass_fds=(lock,),
+        )
 
 
 def _try_lock(descriptor: int) -> bool:

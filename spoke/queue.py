@@ -31,6 +31,7 @@ TOMBSTONE_MS: Final = 24 * 3600 * 1000
 _STRIDE: Final = 9
 _DAY_MS: Final = 24 * 3600 * 1000
 _EVENTS_AT_ONCE: Final = 1000
+_SWEPT_AT_ONCE: Final = 500
 _LISTEN_PAUSE_S: Final = 0.5
 _CHANNELS: Final = ("wake", "kills", "changes")
 """What the scripts say there: something can be claimed; "TENANT AGENT" is to be killed; TENANT has events."""
@@ -295,6 +296,15 @@ class Queue:
         with translated():
             counts = await self._client.hgetall(f"{self._prefix}load")
         return {name: int(counts.get(name.encode(), 0)) for name in ("queued", "active")}
+
+    async def forget_expired(self) -> int:
+        """Remove names from the index whose records have expired; returns how many."""
+        removed, last = 0, b""
+        while True:
+            last, count = await self._run("sweep", last, _SWEPT_AT_ONCE)
+            removed += int(count)
+            if not last:
+                return removed
 
     async def set_flag(self, flag: str, *, on: bool) -> None:
         """Set or clear `paused` or `draining`."""

@@ -122,13 +122,30 @@ class Runs:
     """All runs of a spoke, below one directory."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
 
     def run(self, ref: AgentRef, attempt: int) -> Run:
         """Return the run of an attempt, whether it is there or not; raises `TamperedRecord` for ids that are none."""
         if not is_uuid7(ref.agent_id) or "/" in ref.tenant or ref.tenant.startswith("."):
             raise TamperedRecord("the queue names an agent that cannot be")
-        return Run(self._root / ref.tenant / ref.agent_id / str(attempt))
+        return Run(self.root / ref.tenant / ref.agent_id / str(attempt))
+
+    def directory(self, ref: AgentRef) -> Path:
+        """Return the directory of all attempts of an agent; raises `TamperedRecord` for ids that are none."""
+        return self.run(ref, 0).directory.parent
+
+    def agents(self) -> list[AgentRef]:
+        """Return the agents that have runs."""
+        return [AgentRef(path.parent.name, path.name) for path in self.root.glob("[a-z0-9]*/*") if is_uuid7(path.name)]
+
+    def attempts(self, ref: AgentRef) -> list[Run]:
+        """Return the runs of an agent that are there."""
+        return [Run(path) for path in self.directory(ref).glob("*")]
+
+    def used_ms(self, ref: AgentRef) -> int:
+        """Return when anything about the agent's runs was last recorded, in milliseconds; 0 for never."""
+        places = [self.directory(ref), *(run.directory for run in self.attempts(ref))]
+        return max((place.stat().st_mtime_ns // 1_000_000 for place in places if place.exists()), default=0)
 
     def read_log(self, ref: AgentRef, attempt: int, offset: int, limit: int) -> LogSlice:
         """Read at most `limit` bytes of the log of an attempt; empty where there is none.

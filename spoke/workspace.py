@@ -25,7 +25,7 @@ from spoke.agent_repository import WORKTREE, AgentRefs, read_refs
 from spoke.changes import LOG_FORMAT, Changes, parse_log, parse_shortstat
 from spoke.git import Git, GitFailed
 from spoke.harvest import Scratch
-from spoke.mirror import Mirror, WorkspaceFailed, translated
+from spoke.mirror import Mirror, StoredMirror, WorkspaceFailed, translated
 from spoke.removal import delete_tree
 
 __all__ = ["Changes", "Workspace", "WorkspaceFailed", "Workspaces"]
@@ -77,7 +77,7 @@ class Workspaces:
     """
 
     def __init__(self, root: Path, *, git: Git, timeout_s: float = 600) -> None:
-        self._root = root.absolute()
+        self.root = root.absolute()
         self._git = git
         self._timeout_s = timeout_s
 
@@ -146,6 +146,44 @@ class Workspaces:
             await self._delete(workspace.path)
             await mirror.delete_ref(_base_ref(workspace.agent_id))
 
+    async def discard(self, peer: str, agent_id: str) -> None:
+        """Delete what lies in the place of a workspace, whole or half-made, without keeping anything of it.
+
+        Raises `WorkspaceFailed`.
+        """
+        with translated("cannot delete the workspace"):
+            await self._delete(self._agent_path(peer, agent_id))
+
+    def agents(self) -> list[tuple[str, str]]:
+        """Return (peer, agent id) of all that has a place here, whole or half-made."""
+        names = ((path.parent.name, path.name) for path in self.root.glob("agents/*/*"))
+        return [name for name in names if all(map(_PATH_PART.match, name))]
+
+    def exists(self, peer: str, agent_id: str) -> bool:
+        """Whether anything lies in the place of an agent's workspace."""
+        return self._agent_path(peer, agent_id).exists()
+
+    def is_half_made(self, peer: str, agent_id: str) -> bool:
+        """Whether something lies there that `prepare` or a removal did not finish."""
+        path = self._agent_path(peer, agent_id)
+        return path.exists() and not (path / _RECORD).exists()
+
+    def used_ms(self, peer: str, agent_id: str) -> int:
+        """Return when the workspace was last made, collected or read, in milliseconds; 0 for never."""
+        try:
+            return self._agent_path(peer, agent_id).stat().st_mtime_ns // 1_000_000
+        except FileNotFoundError:
+            return 0
+
+    def mirrors(self) -> list[tuple[str, StoredMirror]]:
+        """Return (peer, mirror) of all mirrors."""
+        found = sorted(self.root.glob("mirrors/*/*.git"))
+        return [(path.parent.name, StoredMirror(path, git=self._git, timeout_s=self._timeout_s)) for path in found]
+
+    def half_deleted_mirrors(self) -> list[Path]:
+        """Return what is left of mirrors that were being deleted when the spoke was killed."""
+        return list(self.root.glob("mirrors/*/*.gone"))
+
     async def _check_out(self, workspace: Workspace) -> None:
         workspace.path.mkdir(parents=True, mode=0o700)
         repo = str(workspace.repo)
@@ -209,13 +247,13 @@ class Workspaces:
         await self._git.run(*arguments, timeout_s=self._timeout_s)
 
     def _agent_path(self, peer: str, agent_id: str) -> Path:
-        return self._root / "agents" / _path_part(peer) / _path_part(agent_id)
+        return self.root / "agents" / _path_part(peer) / _path_part(agent_id)
 
     def _mirror_of(self, workspace: Workspace) -> Mirror:
         return self._mirror(workspace.peer, workspace.repository)
 
     def _mirror(self, peer: str, repository: Repository) -> Mirror:
-        directory = self._root / "mirrors" / _path_part(peer)
+        directory = self.root / "mirrors" / _path_part(peer)
         return Mirror(directory, repository, git=self._git, timeout_s=self._timeout_s)
 
 
