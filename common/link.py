@@ -15,8 +15,9 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiohttp import WSMsgType
@@ -61,6 +62,14 @@ def is_answer(raw: bytes) -> bool:
     except EnvelopeRejected:
         return False
     return isinstance(header, dict) and header.get("typ") == EnvelopeType.REPLY
+
+
+def _how_it_ended(message: Any) -> tuple[int, str]:
+    if message.type is WSMsgType.CLOSE:
+        return message.data or LOST, message.extra or ""
+    if message.type is WSMsgType.ERROR:
+        return getattr(message.data, "code", LOST), str(message.data)
+    return LOST, "the connection ended"
 
 
 @dataclass(slots=True)
@@ -146,19 +155,16 @@ class Link:
         """Take messages until the socket is closed; returns how the other side, or the network, closed it."""
         while True:
             message = await self._socket.receive()
-            match message.type:
-                case WSMsgType.TEXT if self.open:
-                    self._take(message.data)
-                case WSMsgType.BINARY:
-                    self.end(UNSUPPORTED, "binary message")
-                case WSMsgType.CLOSE:
-                    return message.data or LOST, message.extra or ""
-                case WSMsgType.ERROR | WSMsgType.CLOSING | WSMsgType.CLOSED:
-                    return self._socket.close_code or LOST, str(self._socket.exception() or message.data or "")
-                case _:
-                    pass
+            if message.type is WSMsgType.TEXT:
+                self._take(message.data)
+            elif message.type is WSMsgType.BINARY:
+                self.end(UNSUPPORTED, "binary message")
+            else:
+                return _how_it_ended(message)
 
     def _take(self, raw: bytes) -> None:
+        if not self.open:
+            return
         if not is_answer(raw):
             if self._requests.full():
                 self.end(POLICY, "too many requests without an answer")
@@ -180,13 +186,11 @@ class Link:
         self._slots.release()
 
     async def _serve_all(self) -> None:
-        while True:
-            answer = await self._answer(await self._requests.get())
-            try:
-                await send(self._socket, answer)
-            except Unavailable:
-                return
-            self._check_active()
+        # Who has gone needs no answer.
+        with suppress(Unavailable):
+            while True:
+                await send(self._socket, await self._answer(await self._requests.get()))
+                self._check_active()
 
     async def _answer(self, raw: bytes) -> bytes:
         try:

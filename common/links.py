@@ -26,9 +26,6 @@ class Links:
         link = self._by_tenant.get(tenant)
         return link if link is not None and link.open else None
 
-    def __len__(self) -> int:
-        return len(self._by_tenant)
-
     @contextmanager
     def holding(self, link: Link) -> Iterator[Link | None]:
         """Make it the link of its tenant for the length of the block; yields the one that it closes."""
@@ -40,7 +37,7 @@ class Links:
         try:
             yield replaced
         finally:
-            if self._by_tenant[tenant] is link:
+            if self._by_tenant.get(tenant) is link:
                 del self._by_tenant[tenant]
 
     def end_all(self) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.integration.link.pair import linked
-from tests.spoke_node import eventually
 
 
 @pytest.mark.slow
