@@ -53,7 +53,7 @@ class Queries:
         result = await self._ask(peer, {"command": "status", "agentId": agent_id})
         if result.agent is None or result.agent.agent_id != agent_id:
             raise BadReply(f"{peer.instance} answered with another agent, or with none")
-        settlement = Settlement(agent_id, "event", agent=result.agent)
+        settlement = Settlement(agent_id, "answer", agent=result.agent)
         await self._agents.record(peer, [settlement], self._clock.now_ms())
 
     async def log(self, peer: Peer, agent_id: str, offset: int, limit: int) -> Slice:

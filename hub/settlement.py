@@ -16,7 +16,7 @@ from common.errors import HubspokeError
 from common.inbox import BadReply
 from hub.backoff import delay_s
 
-Outcome = Literal["delivered", "refused", "retry", "event"]
+Outcome = Literal["delivered", "refused", "retry", "event", "answer"]
 GUILTY: Final = frozenset({"malformed", "too_large"})
 """Rejections of a whole envelope that one of its commands may have caused: halve the batch to find it."""
 MAX_DETAIL: Final = 300
@@ -35,7 +35,7 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What becomes of one command, or what one event said; `not_before_ms` counts for `retry` only."""
+    """What becomes of one command, or what an event or an answer said; `not_before_ms` counts for `retry` only."""
 
     agent_id: str
     outcome: Outcome

@@ -2,8 +2,8 @@
 -- its replay mark, all in one step. Safe to run twice.
 --
 -- ARGV     now (ms), tenant, spoke, length of the event stream, replay mark ('' for none), its life (ms), count, and for
---          each item: command id ('' for an event), agent id, outcome (delivered, refused, retry, event), error (JSON),
---          not before (ms), seq (0 when no AgentStatus came), status, task id, agent type, AgentStatus (JSON),
+--          each item: command id ('' for an event), agent id, outcome (delivered, refused, retry, event, answer), error
+--          (JSON), not before (ms), seq (0 when no AgentStatus came), status, task id, agent type, AgentStatus (JSON),
 --          whether it has a result (1 or 0), reason
 --
 -- Rules: a higher seq wins; at an equal seq a result is never replaced by none; a terminal state is final; an agent of
@@ -59,12 +59,15 @@ local function take_in(agent, task, kind)
   end
 end
 
-local function learn(agent, seq, status, json, has_result, reason)
+local function learn(agent, outcome, seq, status, json, has_result, reason)
   local before = tonumber(agent.seq)
   local newer = seq > before and not TERMINAL[agent.status]
-  -- What is known already is not written again: most events repeat what the reply said.
-  local fuller = seq == before and status == agent.status and has_result == '1' and agent.has_result ~= '1'
-  if newer or fuller then
+  local loses = agent.has_result == '1' and has_result ~= '1'
+  -- What is known already is not written again: most events repeat what the reply said. The answer to a question is,
+  -- for a queued agent's place changes without a transition.
+  local same = seq == before and status == agent.status and not loses
+    and (outcome == 'answer' or has_result ~= agent.has_result)
+  if newer or same then
     set(agent, 'seq', seq, 'status', status, 'agent', json, 'has_result', has_result)
     show_as(agent, status)
   end
@@ -122,7 +125,7 @@ for i = 0, count - 1 do
       settle(agent, command, outcome, err, not_before)
     end
     if seq ~= '0' then
-      learn(agent, tonumber(seq), status, json, has_result, reason)
+      learn(agent, outcome, tonumber(seq), status, json, has_result, reason)
     end
     write(agent)
     results[#results + 1] = 'ok'

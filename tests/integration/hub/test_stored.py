@@ -62,7 +62,7 @@ class Stored:
         return [command.command_id for command in (await self.outbox.take(PEER.tenant, NOW_MS)).commands]
 
     async def snapshot(self) -> dict[bytes, Any]:
-        """Return everything below the prefix."""
+        """Return everything below the prefix, without the counter of sequences: a gap in those is no effect."""
         readers: dict[bytes, Any] = {
             b"hash": self.client.hgetall,
             b"zset": lambda key: self.client.zrange(key, 0, -1, withscores=True),
@@ -74,6 +74,7 @@ class Stored:
         async for key in self.client.scan_iter(match=f"{self.keys.before}*", count=1000):
             kind: Any = await self.client.type(key)
             found[key] = await readers[kind](key)
+        found.pop(f"{self.keys.prefix}sequence".encode(), None)
         return found
 
 
@@ -262,6 +263,23 @@ async def test_what_is_known_of_an_agent(stored: Stored, told: list[dict[str, An
     assert len(terminal) == (expected["status"] in {"completed", "failed"})
     (only,) = (await stored.agents.page(Filter(status=expected["status"]), 10))[0]
     assert only.agent_id == agent_id
+
+
+async def test_the_answer_to_a_question_tells_a_new_place_but_loses_no_result(stored: Stored) -> None:
+    agent_id = numbered_id()
+    queued = {"status": "queued", "seq": 1, "queue": {"position": 3, "waitingFor": "slot"}}
+    done = {"status": "completed", "seq": 2, "result": {"summary": "a"}}
+    for outcome, members, expected in (
+        ("event", queued, queued),
+        ("answer", {**queued, "queue": None}, {**queued, "queue": None}),
+        ("event", done, done),
+        ("answer", {**done, "result": None}, done),
+    ):
+        agent = AgentStatus.model_validate(agent_status(agent_id, **members))
+        told: Any = outcome
+        await stored.agents.record(PEER, [Settlement(agent_id, told, agent=agent)], NOW_MS)
+        view = (await stored.agents.find(agent_id)).to_view()
+        assert {name: view[name] for name in expected} == expected
 
 
 @pytest.mark.attack(33)
