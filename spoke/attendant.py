@@ -224,7 +224,7 @@ class Attendant:
         workspace = await asyncio.to_thread(self._workspaces.open, held.ref.tenant, held.ref.agent_id)
         if workspace is not None:
             await self._remove(workspace)
-        elif self._workspaces.exists(held.ref.tenant, held.ref.agent_id):
+        elif self._workspaces.places.exists(held.ref.tenant, held.ref.agent_id):
             await self._discard(held)
 
     async def _discard(self, held: Held) -> None:

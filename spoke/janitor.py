@@ -110,7 +110,7 @@ class Janitor:
 
     async def _on_disk(self) -> list[AgentRef]:
         runs = await asyncio.to_thread(self._runs.agents)
-        workspaces = await asyncio.to_thread(self._workspaces.agents)
+        workspaces = await asyncio.to_thread(self._workspaces.places.agents)
         return sorted({*runs, *(AgentRef(*name) for name in workspaces)}, key=lambda ref: ref.agent_id)
 
     async def _records(self, refs: Sequence[AgentRef]) -> AsyncIterator[tuple[AgentRef, AgentRecord | None]]:
@@ -124,10 +124,10 @@ class Janitor:
         return self._expired(ref) if record is None else record.terminal and self._half_made(ref)
 
     def _half_made(self, ref: AgentRef) -> bool:
-        return self._workspaces.is_half_made(ref.tenant, ref.agent_id)
+        return self._workspaces.places.is_half_made(ref.tenant, ref.agent_id)
 
     def _expired(self, ref: AgentRef) -> bool:
-        used_ms = max(self._runs.used_ms(ref), self._workspaces.used_ms(ref.tenant, ref.agent_id))
+        used_ms = max(self._runs.used_ms(ref), self._workspaces.places.used_ms(ref.tenant, ref.agent_id))
         return used_ms < self._clock.now_ms() - self._keep.retention_ms
 
     def _runs_now(self, ref: AgentRef) -> bool:
@@ -142,7 +142,7 @@ class Janitor:
             try:
                 if record is None and self._runs.attempts(ref):
                     removed.append(await self._remove_run(ref, "expired", dry_run))
-                if self._workspaces.exists(ref.tenant, ref.agent_id):
+                if self._workspaces.places.exists(ref.tenant, ref.agent_id):
                     removed.append(await self._discard(ref, "half_made" if record else "expired", dry_run))
             except (WorkspaceFailed, OSError) as error:
                 _log.warning("janitor.agent_left", agent_id=ref.agent_id, tenant=ref.tenant, reason=str(error))
@@ -162,7 +162,7 @@ class Janitor:
         """Remove the runs of agents that ended, those that ended first at first, until the disk is not overfull."""
         if not self._keep.disk_bytes:
             return
-        excess = await disk_usage(self._runs.root, self._workspaces.root) - self._keep.disk_bytes
+        excess = await disk_usage(self._runs.root, self._workspaces.places.root) - self._keep.disk_bytes
         ended = [record async for _, record in self._records(await self._on_disk()) if record and record.terminal]
         for record in sorted(ended, key=lambda record: int(record.fields.get("finished_at", 0))):
             if excess <= 0:
@@ -173,7 +173,7 @@ class Janitor:
                     yield await self._remove_run(record.ref, "disk_full", dry_run)
 
     async def _sweep_mirrors(self, dry_run: bool) -> AsyncIterator[Removed]:
-        for half_deleted in await asyncio.to_thread(self._workspaces.half_deleted_mirrors):
+        for half_deleted in await asyncio.to_thread(self._workspaces.places.half_deleted_mirrors):
             await delete_tree(half_deleted)
         for tenant, mirror in await asyncio.to_thread(self._workspaces.mirrors):
             try:
@@ -190,7 +190,7 @@ class Janitor:
         gone = [
             ref
             async for ref, record in self._records(old)
-            if record is None and not self._workspaces.exists(tenant, ref.agent_id)
+            if record is None and not self._workspaces.places.exists(tenant, ref.agent_id)
         ]
         if gone and not dry_run:
             await mirror.forget({ref.agent_id for ref in gone})
@@ -199,7 +199,7 @@ class Janitor:
     async def _is_unused(self, tenant: str, mirror: StoredMirror) -> bool:
         if mirror.used_ms() >= self._clock.now_ms() - self._keep.mirror_ms or await mirror.agents():
             return False
-        return not any(peer == tenant for peer, _ in await asyncio.to_thread(self._workspaces.agents))
+        return not any(peer == tenant for peer, _ in await asyncio.to_thread(self._workspaces.places.agents))
 
     async def _delete(self, tenant: str, mirror: StoredMirror) -> bool:
         """Delete a mirror unless somebody came to use it; asked under its lock, which whoever comes later waits for."""

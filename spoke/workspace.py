@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -27,14 +26,11 @@ from spoke.git import Git, GitFailed
 from spoke.harvest import Scratch
 from spoke.mirror import Mirror, StoredMirror, WorkspaceFailed, translated
 from spoke.removal import delete_tree
+from spoke.workspace_places import RECORD, Places
 
 __all__ = ["Changes", "Workspace", "WorkspaceFailed", "Workspaces"]
 
 _MAX_BRANCHES: Final = 100
-# A tenant (an instance id and the number of its connection) or a UUID: no separator, no `..`, nothing hidden (attack
-# row 55).
-_PATH_PART: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?(~[0-9]{1,18})?\Z")
-_RECORD: Final = "workspace.json"
 _COLLECTED: Final = "collected"
 _MESSAGE: Final = "Uncommitted work of agent {agent_id}\n\nKept by hubspoke when the agent had ended.\n"
 
@@ -77,7 +73,8 @@ class Workspaces:
     """
 
     def __init__(self, root: Path, *, git: Git, timeout_s: float = 600) -> None:
-        self.root = root.absolute()
+        self.places = Places(root.absolute())
+        """Where everything lies."""
         self._git = git
         self._timeout_s = timeout_s
 
@@ -87,7 +84,7 @@ class Workspaces:
         What an earlier attempt left is kept first, under `refs/hubspoke/earlier/AGENT/`. Raises `WorkspaceFailed`; a
         missing branch or repository is not retryable.
         """
-        path = self._agent_path(peer, agent_id)
+        path = self.places.agent(peer, agent_id)
         if earlier := self.open(peer, agent_id):
             with suppress(WorkspaceFailed):
                 await self._collect(earlier, superseded=True)
@@ -102,9 +99,9 @@ class Workspaces:
 
     def open(self, peer: str, agent_id: str) -> Workspace | None:
         """Return the workspace that `prepare` has made, in this process or an earlier one, or None."""
-        path = self._agent_path(peer, agent_id)
+        path = self.places.agent(peer, agent_id)
         try:
-            record = json.loads((path / _RECORD).read_bytes())
+            record = json.loads((path / RECORD).read_bytes())
             repository = parse_repository(record["repository"])
             # Whoever opens it may let an agent work in it again.
             (path / _COLLECTED).unlink(missing_ok=True)
@@ -139,7 +136,7 @@ class Workspaces:
 
         Raises `WorkspaceFailed`, and then the work is still there.
         """
-        if (workspace.path / _RECORD).exists() and not (workspace.path / _COLLECTED).exists():
+        if (workspace.path / RECORD).exists() and not (workspace.path / _COLLECTED).exists():
             await self.collect(workspace)
         mirror = self._mirror_of(workspace)
         with translated("cannot remove the workspace"):
@@ -152,37 +149,12 @@ class Workspaces:
         Raises `WorkspaceFailed`.
         """
         with translated("cannot delete the workspace"):
-            await self._delete(self._agent_path(peer, agent_id))
-
-    def agents(self) -> list[tuple[str, str]]:
-        """Return (peer, agent id) of all that has a place here, whole or half-made."""
-        names = ((path.parent.name, path.name) for path in self.root.glob("agents/*/*"))
-        return [name for name in names if all(map(_PATH_PART.match, name))]
-
-    def exists(self, peer: str, agent_id: str) -> bool:
-        """Whether anything lies in the place of an agent's workspace."""
-        return self._agent_path(peer, agent_id).exists()
-
-    def is_half_made(self, peer: str, agent_id: str) -> bool:
-        """Whether something lies there that `prepare` or a removal did not finish."""
-        path = self._agent_path(peer, agent_id)
-        return path.exists() and not (path / _RECORD).exists()
-
-    def used_ms(self, peer: str, agent_id: str) -> int:
-        """Return when the workspace was last made, collected or read, in milliseconds; 0 for never."""
-        try:
-            return self._agent_path(peer, agent_id).stat().st_mtime_ns // 1_000_000
-        except FileNotFoundError:
-            return 0
+            await self._delete(self.places.agent(peer, agent_id))
 
     def mirrors(self) -> list[tuple[str, StoredMirror]]:
         """Return (peer, mirror) of all mirrors."""
-        found = sorted(self.root.glob("mirrors/*/*.git"))
+        found = self.places.mirrors()
         return [(path.parent.name, StoredMirror(path, git=self._git, timeout_s=self._timeout_s)) for path in found]
-
-    def half_deleted_mirrors(self) -> list[Path]:
-        """Return what is left of mirrors that were being deleted when the spoke was killed."""
-        return list(self.root.glob("mirrors/*/*.gone"))
 
     async def _check_out(self, workspace: Workspace) -> None:
         workspace.path.mkdir(parents=True, mode=0o700)
@@ -240,21 +212,17 @@ class Workspaces:
 
     async def _delete(self, path: Path) -> None:
         # Without its record it is no workspace any more: a removal cut short is finished by the next one.
-        await asyncio.to_thread((path / _RECORD).unlink, missing_ok=True)
+        await asyncio.to_thread((path / RECORD).unlink, missing_ok=True)
         await delete_tree(path)
 
     async def _run(self, *arguments: str) -> None:
         await self._git.run(*arguments, timeout_s=self._timeout_s)
 
-    def _agent_path(self, peer: str, agent_id: str) -> Path:
-        return self.root / "agents" / _path_part(peer) / _path_part(agent_id)
-
     def _mirror_of(self, workspace: Workspace) -> Mirror:
         return self._mirror(workspace.peer, workspace.repository)
 
     def _mirror(self, peer: str, repository: Repository) -> Mirror:
-        directory = self.root / "mirrors" / _path_part(peer)
-        return Mirror(directory, repository, git=self._git, timeout_s=self._timeout_s)
+        return Mirror(self.places.mirrors_of(peer), repository, git=self._git, timeout_s=self._timeout_s)
 
 
 def _head(workspace: Workspace, refs: AgentRefs) -> str:
@@ -283,18 +251,12 @@ def _base_ref(agent_id: str) -> str:
     return f"refs/hubspoke/bases/{agent_id}"
 
 
-def _path_part(name: str) -> str:
-    if not _PATH_PART.match(name):
-        raise WorkspaceFailed("a peer or agent id cannot be part of a path", retryable=False)
-    return name
-
-
 def _write_record(workspace: Workspace) -> None:
     """Write the record as the last step of preparing, whole or not at all."""
     record = {"repository": workspace.repository.url, "branch": workspace.asked_branch, "base": workspace.base}
-    half_written = workspace.path / f"{_RECORD}.new"
+    half_written = workspace.path / f"{RECORD}.new"
     with half_written.open("w") as file:
         json.dump(record, file)
         file.flush()
         os.fsync(file.fileno())
-    half_written.replace(workspace.path / _RECORD)
+    half_written.replace(workspace.path / RECORD)
