@@ -28,6 +28,7 @@ __all__ = [
     "Assignment",
     "Profile",
     "agent_environment",
+    "built_in",
     "profile_names",
     "resolve_profile",
     "task_document",
@@ -88,7 +89,7 @@ class AgentConfig(SandboxConfig):
     def _fits_the_profile(self) -> AgentConfig:
         if self.profile not in profile_names():
             raise ValueError(f"unknown profile; known are {', '.join(profile_names())}")
-        takes_command = _built_in(self.profile).takes_command
+        takes_command = built_in(self.profile).takes_command
         if takes_command and self.command is None:
             raise ValueError(
                 f'profile "{self.profile}" needs a command, such as command = ["python3", "/srv/agent.py"]'
@@ -106,7 +107,8 @@ def profile_names() -> tuple[str, ...]:
 
 
 @cache
-def _built_in(name: str) -> Profile:
+def built_in(name: str) -> Profile:
+    """Return a profile as it comes with the spoke."""
     text = (resources.files(__name__) / f"{name}.toml").read_text("utf-8")
     profile = Profile.model_validate(tomllib.loads(text))
     places = {"{python}": sys.executable, "{agents}": str(Path(__file__).parent.parent / "agents")}
@@ -121,7 +123,7 @@ def _filled_in(argument: str, places: Mapping[str, str]) -> str:
 
 def resolve_profile(config: AgentConfig) -> Profile:
     """Return the profile of an agent type with what its configuration puts in."""
-    profile = _built_in(config.profile)
+    profile = built_in(config.profile)
     command = config.command if config.command is not None else profile.command
     return profile.model_copy(update={"command": command, "env": [*profile.env, *config.env]})
 

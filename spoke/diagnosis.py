@@ -1,0 +1,233 @@
+"""What `spoke doctor` looks at: files, node, Valkey, disk, git, programs, sandbox, policy, every hub's key and clock.
+
+Each check gives one finding: `ok`, `warn` (works, and is worth knowing) or `bad` (mend it first), with the way to mend
+it. Changes nothing, and needs no running node.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from aiohttp import ClientSession
+
+from common.agent_state import AGENT_TYPES
+from common.clock import SystemClock
+from common.command_line import Unreachable
+from common.configuration import EMBEDDED
+from common.directory import announced_url
+from common.embedded_valkey import find_binary
+from common.envelope import ANYONE, EnvelopeType
+from common.errors import HubspokeError
+from common.introduction import introduce
+from common.logs import escape
+from common.peer_url import check_peer_url
+from common.peers import Peer
+from common.post import fetch, open_session
+from common.valkey import check_durability, connect
+from spoke.app import Spoke
+from spoke.client import LocalClient
+from spoke.git import Git
+from spoke.profiles import AgentConfig, resolve_profile
+from spoke.sandbox import find_program, probe
+from spoke.settings import SpokeDirectory, load
+
+State = Literal["ok", "warn", "bad"]
+_OLDEST_GIT: Final = (2, 31)
+"""The first that reads its configuration from GIT_CONFIG_COUNT, which a repository cannot beat."""
+_GIT_TIMEOUT_S: Final = 10
+_LITTLE_DISK_BYTES: Final = 1024**3
+_OLD_KEY_DAYS: Final = 365
+_DAY_S: Final = 86_400
+_CLOCK_LIMIT_S: Final = 10
+_ANY_SKEW_S: Final = 10 * 365 * _DAY_S
+_IDENTITY_PATH: Final = "/federation/v1/identity"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check: what was seen, and how to mend it unless it is `ok`."""
+
+    check: str
+    state: State
+    detail: str
+    mend: str | None = None
+
+    def to_view(self) -> dict[str, Any]:
+        """Return the JSON object."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """Return one line for people."""
+        mend = "" if self.mend is None else f" -> {self.mend}"
+        return f"{self.state:<4}  {self.check:<16}  {escape(self.detail + mend)}"
+
+
+async def diagnose(directory: SpokeDirectory, environment: Mapping[str, str]) -> list[Finding]:
+    """Return the findings; what depends on files that cannot be read is left out."""
+    try:
+        spoke = Spoke.load(directory, load(directory))
+    except HubspokeError as error:
+        return [Finding("files", "bad", error.message)]
+    findings = [_check_key(spoke), await _check_node(spoke), await _checked("valkey", lambda: _check_valkey(spoke))]
+    findings += [_check_disk(directory), await _check_git(environment)]
+    for agent_type in AGENT_TYPES:
+        config = spoke.settings.agents.get(agent_type, AgentConfig())
+        findings += [_check_program(agent_type, config, environment), _check_sandbox(agent_type, config, environment)]
+    findings += [_check_policy(spoke), *[finding async for finding in _check_hubs(spoke)]]
+    return findings
+
+
+async def _checked(check: str, look: Callable[[], Awaitable[Finding]]) -> Finding:
+    try:
+        return await look()
+    except HubspokeError as error:
+        return Finding(check, "bad", error.message)
+
+
+def _check_key(spoke: Spoke) -> Finding:
+    path = spoke.directory.key_file(spoke.settings.node.id)
+    age_days = int((SystemClock().now_ms() / 1000 - path.stat().st_mtime) // _DAY_S)
+    detail = f"configuration, key ({spoke.key.public.fingerprint}) and token in {spoke.directory.path}"
+    if age_days > _OLD_KEY_DAYS:
+        return Finding("files", "warn", f"{detail}; the key is {age_days} days old", "rotate it: spoke keys rotate")
+    if age_days < 0:
+        return Finding("files", "bad", f"{path} lies in the future", "set this machine's clock, run a time service")
+    return Finding("files", "ok", detail)
+
+
+async def _check_node(spoke: Spoke) -> Finding:
+    url = announced_url(spoke.directory.path)
+    if url is None:
+        return Finding("node", "warn", "does not run now", "start it: spoke serve")
+    try:
+        await LocalClient(url, spoke.token).call("GET", "/readyz")
+    except Unreachable:
+        return Finding("node", "warn", f"announced {url} and does not answer there", "start it: spoke serve")
+    except HubspokeError as error:
+        return Finding("node", "bad", f"runs at {url} and is not ready: {error.message}", "see its log")
+    return Finding("node", "ok", f"runs at {url}")
+
+
+async def _check_valkey(spoke: Spoke) -> Finding:
+    section = spoke.settings.valkey
+    if section.url == EMBEDDED and announced_url(spoke.directory.path) is None:
+        return Finding("valkey", "ok", f"embedded, started by spoke serve ({find_binary().name} is there)")
+    async with connect(spoke.directory.valkey_target(section)) as client:
+        shortfalls = await check_durability(client, section.allow_data_loss)
+    if shortfalls:
+        return Finding("valkey", "warn", "may lose what it acknowledged, which was allowed", "; ".join(shortfalls))
+    return Finding("valkey", "ok", "keeps what it acknowledges")
+
+
+def _check_disk(directory: SpokeDirectory) -> Finding:
+    free = shutil.disk_usage(directory.path).free
+    detail = f"{free / 1024**3:.1f} GiB free at {directory.path}"
+    if free < _LITTLE_DISK_BYTES:
+        return Finding("disk", "bad", detail, "make room: queue, mirrors, workspaces and logs lie there")
+    return Finding("disk", "ok", detail)
+
+
+async def _check_git(environment: Mapping[str, str]) -> Finding:
+    try:
+        text = (await Git(environment).run("--version", timeout_s=_GIT_TIMEOUT_S)).decode(errors="replace").strip()
+    except HubspokeError as error:
+        return Finding("git", "bad", error.message, "install git")
+    found = re.search(r"(\d+)\.(\d+)", text)
+    if found is None or (int(found[1]), int(found[2])) < _OLDEST_GIT:
+        return Finding("git", "bad", text, "install git 2.31 or newer")
+    return Finding("git", "ok", text)
+
+
+def _check_program(agent_type: str, config: AgentConfig, environment: Mapping[str, str]) -> Finding:
+    check, profile = f"agents.{agent_type}", resolve_profile(config)
+    program = profile.command[0]
+    if shutil.which(program, path=environment.get("PATH")) is None:
+        mend = f"install it, or name another command in [agents.{agent_type}]"
+        return Finding(check, "bad", f"profile {profile.name}: there is no program {program}", mend)
+    missing = [name for name in profile.env if name not in environment]
+    if missing:
+        detail = f"profile {profile.name}: {', '.join(missing)} is not set here, so agents will not have it"
+        return Finding(check, "warn", detail, "set it where spoke serve is started")
+    return Finding(check, "ok", f"profile {profile.name} runs {program}")
+
+
+def _check_sandbox(agent_type: str, config: AgentConfig, environment: Mapping[str, str]) -> Finding:
+    check = f"sandbox.{agent_type}"
+    if config.sandbox == "none":
+        detail = f"none: these agents run as {_user()} and can read and change whatever that user can"
+        return Finding(check, "warn", detail, f'set sandbox = "{"bwrap"}" in [agents.{agent_type}]')
+    program = find_program(environment.get("PATH"))
+    if program is None:
+        return Finding(check, "bad", "there is no bwrap, so no such agent is started", "install bubblewrap")
+    problem = probe(program)
+    if problem is not None:
+        return Finding(check, "bad", problem, "allow unprivileged user namespaces on this machine")
+    return Finding(check, "ok", f"{program} works here")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in many containers
+        return f"user {os.getuid()}"
+
+
+def _check_policy(spoke: Spoke) -> Finding:
+    policy = spoke.settings.policy
+    empty = [name for name in ("commands", "agent_types", "repositories") if not getattr(policy, name)]
+    if empty:
+        detail = (
+            f"{' and '.join(f'policy.{name}' for name in empty)} is empty: no hub without rules of its own can spawn"
+        )
+        return Finding("policy", "warn", detail, "list what is allowed in [policy] of spoke.toml")
+    return Finding("policy", "ok", f"repositories {', '.join(policy.repositories)}")
+
+
+async def _check_hubs(spoke: Spoke) -> AsyncIterator[Finding]:
+    with closing(spoke.open_trust()) as trust:
+        hubs = [peer for peer in trust.current().peers() if peer.kind == "hub"]
+    if not hubs:
+        yield Finding("hubs", "warn", "there is none", "join one: spoke join INVITE")
+    async with open_session() as session:
+        for hub in hubs:
+            if hub.state != "active":
+                yield Finding(f"hub {hub.instance}", "warn", f"is {hub.state}", f"see: spoke peer show {hub.instance}")
+            else:
+                yield await _checked(f"hub {hub.instance}", _Look(session, hub))
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Fetches a hub's identity and compares key and clock."""
+
+    session: ClientSession
+    hub: Peer
+
+    async def __call__(self) -> Finding:
+        hub, check = self.hub, f"hub {self.hub.instance}"
+        if hub.url is None:
+            return Finding(check, "warn", "has no URL: events can only go to it over a link of its own making")
+        url = check_peer_url(hub.url)
+        raw = await fetch(self.session, "GET", url + _IDENTITY_PATH)
+        now_s = SystemClock().now_ms() / 1000
+        said = introduce(raw, EnvelopeType.IDENTITY, audience=ANYONE, now_s=now_s, skew_s=_ANY_SKEW_S)
+        if (said.instance, said.key) != (hub.instance, hub.current_key):
+            detail = f"{url} answers as {said.instance} with {said.key.fingerprint}"
+            return Finding(check, "bad", detail, "compare fingerprints with its admin, then join it again")
+        skew_s = round(said.claims.iat - now_s)
+        if abs(skew_s) > _CLOCK_LIMIT_S:
+            return Finding(check, "bad", f"its clock differs from ours by {skew_s} s", "run a time service on both")
+        return Finding(check, "ok", f"answers at {url} with the right key, clock within {_CLOCK_LIMIT_S} s")
+
+
+def worst(findings: list[Finding]) -> State:
+    """Return the worst state among the findings."""
+    states: Iterator[State] = (state for state in ("bad", "warn") if any(each.state == state for each in findings))
+    return next(states, "ok")

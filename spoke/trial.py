@@ -1,0 +1,107 @@
+"""A trial of a profile: one agent on a scratch repository, through the real workspaces and the real supervision.
+
+Touches nothing of the spoke: no queue, no node, a directory of its own that is gone afterwards. Decides nothing that a
+real agent's end would not decide; what it reports is what a hub would be told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from common.agent_state import AgentType
+from common.clock import SystemClock
+from common.commands import Spawn
+from common.repository import parse_repository
+from spoke.agent_record import AgentRef
+from spoke.git import Git
+from spoke.launching import Launcher
+from spoke.outcome import judge, result_of
+from spoke.profiles import AgentConfig
+from spoke.results import read_result_file
+from spoke.runs import Runs
+from spoke.supervision.supervisor import Supervisor
+from spoke.workspace import Workspaces
+
+_TENANT: Final = "trial"
+_BRANCH: Final = "main"
+_GIT_TIMEOUT_S: Final = 30
+_LOG_MIB: Final = 1
+_TAIL_BYTES: Final = 2048
+_FILES: Final = {
+    "README.md": "# A scratch repository\n\nMade by `spoke profile test`; TODO: nothing.\n",
+    "src/hello.py": 'print("hello")\n',
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is tried: `config` is what spoke.toml says of `agent_type`, or a profile as it comes."""
+
+    agent_type: AgentType
+    config: AgentConfig
+    work_items: Sequence[str]
+    timeout_s: int
+    environment: Mapping[str, str]
+
+    async def run(self) -> dict[str, Any]:
+        """Run the agent to its end and return facts about it; raises `LaunchFailed`, `WorkspaceFailed`, `GitFailed`."""
+        with tempfile.TemporaryDirectory(prefix="hubspoke-trial-", ignore_cleanup_errors=True) as scratch:
+            git = Git(self.environment)
+            origin = Path(scratch) / "origin"
+            await _make_repository(git, origin)
+            async with Supervisor() as supervisor:
+                return await self._run(Path(scratch) / "spoke", origin, git, supervisor)
+
+    def _spawn(self, origin: Path) -> Spawn:
+        context = {"repository": f"file://{origin}", "branch": _BRANCH, "workItems": list(self.work_items)}
+        members = {"command": "spawn", "taskId": "trial", "agentType": self.agent_type, "context": context}
+        return Spawn.model_validate({"id": SystemClock().new_id(), "timeoutS": self.timeout_s, **members})
+
+    async def _run(self, directory: Path, origin: Path, git: Git, supervisor: Supervisor) -> dict[str, Any]:
+        spawn = self._spawn(origin)
+        ref = AgentRef(_TENANT, spawn.id)
+        runs, workspaces = Runs(directory / "runs"), Workspaces(directory / "workspaces", git=git)
+        launcher = Launcher({self.agent_type: self.config}, self.environment, _LOG_MIB, directory=directory)
+        repository = parse_repository(spawn.context.repository)
+        workspace = await workspaces.prepare(ref.tenant, ref.agent_id, repository, _BRANCH)
+        run = runs.run(ref, 1)
+        await supervisor.start(run.directory, launcher.prepare(run, workspace, spawn, 1))
+        ending = await supervisor.wait(run.directory)
+        changes = await workspaces.collect(workspace)
+        summary, data, problem = await asyncio.to_thread(read_result_file, run.result_file)
+        verdict = judge(ending, launcher.profile(self.agent_type), readable=True)
+        result = result_of(ending, changes, summary, data)
+        log = runs.read_log(ref, 1, max(ending.log_bytes - _TAIL_BYTES, 0), _TAIL_BYTES).to_json(ended=True)
+        return {
+            "status": verdict.status,
+            "reason": verdict.reason,
+            "exitCode": ending.exit_code,
+            "signal": ending.signal,
+            "detail": ending.detail or problem,
+            "startedAt": ending.started_at,
+            "finishedAt": ending.finished_at,
+            "summary": summary,
+            "commits": len(result["commits"]),
+            "filesChanged": result["diffStat"]["files"],
+            "logBytes": ending.log_bytes,
+            "logTail": log["data"],
+        }
+
+
+async def _make_repository(git: Git, path: Path) -> None:
+    await asyncio.to_thread(_write_files, path)
+    place = ("-C", os.fspath(path))
+    for arguments in (("init", "--quiet", f"--initial-branch={_BRANCH}"), ("add", "--all"), ("commit", "-qm", "first")):
+        await git.run(*place, *arguments, timeout_s=_GIT_TIMEOUT_S)
+
+
+def _write_files(path: Path) -> None:
+    for name, text in _FILES.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(text)
