@@ -30,6 +30,7 @@ from common.keyring import NodeKeys
 
 TICK_S: Final = 0.25
 _RETRY_AFTER_S: Final = 5
+_TAKING: Final = frozenset({"token.revoked", "invite.withdrawn", "peer.key_revoked"})
 _log: Final = structlog.get_logger("audit")
 _actor: Final[contextvars.ContextVar[str]] = contextvars.ContextVar("actor", default="node")
 
@@ -39,6 +40,15 @@ class AuditUnavailable(Unavailable):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"the audit file cannot be written: {why}; nothing new is taken", retry_after_s=_RETRY_AFTER_S)
+
+
+def takes_away(event: str, fields: Mapping[str, object]) -> bool:
+    """Whether a change leaves everybody with the same rights or fewer."""
+    return event in _TAKING or (event == "peer.changed" and fields.get("state") in {"suspended", "revoked"})
+
+
+def _log_unwritten(event: str, fields: Mapping[str, object]) -> None:
+    _log.error("audit.unwritten", decision=event, by=_actor.get(), **fields)
 
 
 @contextmanager
@@ -112,9 +122,24 @@ class Audit:
     def _end_visit(self, _visit: asyncio.Future[None]) -> None:
         self._visit = None
 
+    async def note(self, event: str, **fields: object) -> None:
+        """Write a decision as `record` does; where it cannot be written, to the log: for what must not fail, a kill."""
+        try:
+            await self.record(event, **fields)
+        except AuditUnavailable:
+            _log_unwritten(event, fields)
+
     def tell(self, event: str, fields: Mapping[str, object]) -> None:
-        """Write a decision and wait for the disk here; for what is rare, such as a change of trust."""
-        self._sync(self._write([Entry(event, fields)]))
+        """Write a change of trust and wait for the disk here; raises `AuditUnavailable`, and then it must not be done.
+
+        What takes trust away is never held up: it goes to the log instead.
+        """
+        try:
+            self._sync(self._write([Entry(event, fields)]))
+        except AuditUnavailable:
+            if not takes_away(event, fields):
+                raise
+            _log_unwritten(event, fields)
 
     def refuse(
         self, event: str, code: str, *, peer: str | None = None, address: str | None = None, detail: str | None = None
@@ -142,6 +167,21 @@ class Audit:
             await self._record(entries or [Entry("audit.resumed")])
         if self._chain.head.number > self._sealed and self._clock.now_ms() >= self._seal_at_ms:
             await asyncio.get_running_loop().run_in_executor(self._thread, self.seal, "time")
+
+    @contextmanager
+    def serving(self) -> Iterator[Audit]:
+        """Seal at the start of the block and at its end; a node that cannot, runs and takes nothing new until it can."""
+        with suppress(AuditUnavailable):
+            self.seal("start")
+        try:
+            yield self
+        finally:
+            with suppress(AuditUnavailable):
+                self.seal("stop")
+
+    def sign_with(self, keys: NodeKeys) -> None:
+        """Take the keys that know of rotations; before, the key that the node started with signs."""
+        self._keys = keys
 
     def close(self) -> None:
         """Close the file."""

@@ -17,6 +17,8 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from common.audit_directory import AuditDirectory
+from common.audit_file import AuditBounds
 from common.connection import DEFAULT_SKEW_S
 from common.errors import HubspokeError, LocalError
 from common.listen_address import parse_listen
@@ -80,6 +82,23 @@ class ValkeySection(Section):
     allow_data_loss: bool = False
 
 
+class AuditSection(Section):
+    """`[audit]`: a checkpoint every so many lines or seconds; the size of a file and how many full ones are kept.
+
+    `files = 0` keeps all.
+    """
+
+    checkpoint_lines: Annotated[int, Field(ge=1)] = 1000
+    checkpoint_s: Annotated[int, Field(ge=1)] = 60
+    file_mib: Annotated[int, Field(ge=1)] = 64
+    files: Annotated[int, Field(ge=0)] = 16
+
+    @property
+    def bounds(self) -> AuditBounds:
+        """The same for the audit."""
+        return AuditBounds(self.checkpoint_lines, self.checkpoint_s, self.file_mib * 1024 * 1024, self.files)
+
+
 @dataclass(frozen=True, slots=True)
 class NodeDirectory:
     """The directory of one node and the files in it."""
@@ -90,6 +109,11 @@ class NodeDirectory:
     def trust_file(self) -> Path:
         """Peers and invites."""
         return self.path / "trust.db"
+
+    @property
+    def audit(self) -> AuditDirectory:
+        """What was decided."""
+        return AuditDirectory(self.path)
 
     @property
     def valkey(self) -> Path:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Final
 
 from common.envelope import EnvelopeType, VerifiedEnvelope, check_window
-from common.errors import EnvelopeRejected
+from common.errors import EnvelopeRejected, sent_by
 from common.peers import Kind, Peer, Trust
 
 DEFAULT_SKEW_S: Final = 60
@@ -86,8 +86,9 @@ def admit(
 
     Raises `EnvelopeRejected`: `wrong_audience`, `connection_inactive`, `wrong_direction`, `not_yet_valid`, `expired`.
     """
-    _check_audience(envelope, me)
-    peer = _check_connection(envelope, trust)
-    _check_direction(envelope, me, peer, ACCEPTED[me.kind] if accepts is None else accepts)
-    check_window(envelope.claims, now_s, me.skew_s)
-    return Admitted(_SEAL, envelope, peer)
+    with sent_by(envelope.claims.iss):
+        _check_audience(envelope, me)
+        peer = _check_connection(envelope, trust)
+        _check_direction(envelope, me, peer, ACCEPTED[me.kind] if accepts is None else accepts)
+        check_window(envelope.claims, now_s, me.skew_s)
+        return Admitted(_SEAL, envelope, peer)

@@ -9,7 +9,8 @@ Only the HTTP middleware and the command line turn these into answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Final
 
@@ -22,6 +23,8 @@ class HubspokeError(Exception):
     code: str = "internal"
     retryable: bool = False
     http_status: int = 500
+    sender: str | None = None
+    """The instance that proved to have sent what was refused; None for a stranger."""
 
     def __init__(self, message: str, *, code: str | None = None, extra: Mapping[str, object] = _NO_EXTRA) -> None:
         super().__init__(message)
@@ -30,6 +33,16 @@ class HubspokeError(Exception):
         """Further members of the problem document, such as `now` of `expired`."""
         if code is not None:
             self.code = code
+
+
+@contextmanager
+def sent_by(instance: str) -> Iterator[None]:
+    """Note in every error of the block who sent what it is about; only after the signature was checked."""
+    try:
+        yield
+    except HubspokeError as error:
+        error.sender = instance
+        raise
 
 
 class PeerError(HubspokeError):

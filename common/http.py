@@ -161,13 +161,20 @@ def json_response(value: Any, status: int = 200) -> web.Response:
     return web.Response(body=strict_json.encode(value), status=status, content_type=JSON_TYPE)
 
 
+def bearer_of(request: web.Request) -> str:
+    """Return the token that a request carries; raises `Unauthorized` when it carries none."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not given.strip():
+        raise Unauthorized("this needs a token: send Authorization: Bearer TOKEN")
+    return given.strip()
+
+
 def check_bearer(request: web.Request, token: str) -> None:
     """Raise `Unauthorized` unless the request carries the token; as fast for every wrong one (attack row 58)."""
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     # aiohttp hands out bytes that are no UTF-8 as surrogates.
-    is_token = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token.encode())
-    if scheme.lower() != "bearer" or not is_token:
-        raise Unauthorized("this needs a token: send Authorization: Bearer TOKEN")
+    given = bearer_of(request).encode("utf-8", "surrogateescape")
+    if not hmac.compare_digest(given, token.encode()):
+        raise Unauthorized("this is not the token of this node")
 
 
 def is_from_loopback(request: web.Request) -> bool:

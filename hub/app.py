@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
@@ -18,6 +18,7 @@ import structlog
 from aiohttp import ClientSession, web
 from redis.asyncio import Redis
 
+from common.audit_file import Audit
 from common.clock import SystemClock
 from common.configuration import EMBEDDED
 from common.connection import Node
@@ -42,7 +43,8 @@ from hub.api.agents import AgentsApi
 from hub.api.events import EventsApi
 from hub.api.openapi import build_openapi
 from hub.api.peers import PeersApi
-from hub.auth import require_token
+from hub.api.route import Route
+from hub.auth import Doorkeeper
 from hub.federation_routes import FederationRoutes
 from hub.feed import Feed
 from hub.intake import Intake
@@ -58,6 +60,7 @@ from hub.requests import measured
 from hub.sender import Sender
 from hub.settings import HubDirectory, HubSettings
 from hub.spawning import Spawning
+from hub.tokens import TokenStore
 
 _log: Final = structlog.get_logger("hub")
 _OPENAPI_PATH: Final = "/api/v1/openapi.json"
@@ -88,9 +91,14 @@ class Hub:
         """Its private keys."""
         return self.directory.key_files(self.settings.node.id)
 
-    def open_trust(self) -> TrustStore:
-        """Open the trust store; close it when done."""
-        return TrustStore(self.directory.trust_file, self.settings.node.id, self.key.public)
+    def open_trust(self, audit: Audit) -> TrustStore:
+        """Open the trust store, whose changes are audited; close it when done."""
+        return TrustStore(self.directory.trust_file, self.settings.node.id, self.key.public, audit.tell)
+
+    def open_audit(self) -> Audit:
+        """Return the audit; close it when done."""
+        bounds = self.settings.audit.bounds
+        return Audit(self.directory.audit, self.settings.node.id, self.key, SystemClock(), bounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +108,26 @@ class _Valkey:
     client: Redis
     blocking: Redis
     server: EmbeddedValkey | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What lies outside Valkey: peers, tokens, and the audit of every change to them."""
+
+    audit: Audit
+    trust: TrustStore
+    tokens: TokenStore
+
+
+@contextmanager
+def open_stores(hub: Hub) -> Iterator[Stores]:
+    """Open them, until the block ends."""
+    with (
+        closing(hub.open_audit()) as audit,
+        closing(hub.open_trust(audit)) as trust,
+        closing(TokenStore(hub.directory.trust_file, audit.tell)) as tokens,
+    ):
+        yield Stores(audit, trust, tokens)
 
 
 @asynccontextmanager
@@ -117,15 +145,26 @@ async def open_valkey(hub: Hub) -> AsyncIterator[_Valkey]:
         yield _Valkey(client, blocking, server)
 
 
+def _openapi_route(routes: Sequence[Route]) -> web.RouteDef:
+    document = build_openapi(routes, version("hubspoke"))
+
+    async def show_openapi(_request: web.Request) -> web.Response:
+        return json_response(document)
+
+    return web.route("GET", _OPENAPI_PATH, show_openapi)
+
+
 class Parts:
     """Everything that a running hub is made of, built once its outside things are open."""
 
-    def __init__(self, hub: Hub, valkey: _Valkey, trust: TrustStore, session: ClientSession) -> None:
+    def __init__(self, hub: Hub, valkey: _Valkey, store: Stores, session: ClientSession) -> None:
         me, clock, metrics = hub.me, SystemClock(), Metrics()
+        trust, audit = store.trust, store.audit
         self.clock = clock
         self.url = hub.settings.node.url
         keys, scripts = Keyspace(me.instance), ScriptSet("hub")
         own_keys = OwnKeys(hub.key_files, trust)
+        audit.sign_with(own_keys)
         rotations = RotationStore(trust)
         inbox = Inbox(me, trust)
         self.links = Links()
@@ -135,7 +174,7 @@ class Parts:
         self.sender = Sender(outbox, agents, exchange, trust, clock, metrics)
         self.feed = Feed(valkey.client, valkey.blocking, keys)
         rotation_intake = RotationIntake(me.instance, rotations, clock, hub.settings.node.overlap_s)
-        intake = Intake(me, inbox, agents, exchange, clock, metrics, rotation_intake, self.sender.heard)
+        intake = Intake(me, inbox, agents, exchange, clock, metrics, rotation_intake, audit, self.sender.heard)
         self.announcer = Announcer(hub.key_files, own_keys, rotations, exchange, trust.current, clock)
         joining = Joining(me, own_keys, trust, agents, exchange, clock, self.sender.heard)
         greeter = Greeter(own_keys, inbox, exchange, clock)
@@ -143,23 +182,20 @@ class Parts:
         self.spawning = spawning = Spawning(trust, agents, outbox, self.sender, clock, metrics)
         inviting = Inviting(me.instance, own_keys, trust, clock)
         routes = [
-            *AgentsApi(agents, spawning, Queries(exchange, agents, clock), trust).routes(),
+            *AgentsApi(agents, spawning, Queries(exchange, agents, clock), trust, audit).routes(),
             *EventsApi(self.feed).routes(),
             *PeersApi(trust, agents, inviting, self.sender.heard, self._own_url, self.links).routes(),
         ]
-        document = build_openapi(routes, version("hubspoke"))
-
-        async def show_openapi(_request: web.Request) -> web.Response:
-            return json_response(document)
-
-        self.app = web.Application(middlewares=[measured(metrics), problems, require_token(hub.token)])
+        scopes = {(route.method, route.path): route.needs for route in routes}
+        door = Doorkeeper(hub.token, store.tokens, clock, scopes, audit)
+        self.app = web.Application(middlewares=[measured(metrics), problems, door.middleware()])
         self.app.add_routes(
             [
                 *FederationRoutes(intake, joining, metrics, self._own_url).routes(),
                 *links.routes(),
                 *Operations(agents, trust, metrics).routes(),
                 *(route.to_aiohttp() for route in routes),
-                web.get(_OPENAPI_PATH, show_openapi),
+                _openapi_route(routes),
             ]
         )
         self.app.on_shutdown.append(self._stop_watchers)
@@ -172,9 +208,10 @@ class Parts:
         self.links.end_all()
 
 
-async def _work(parts: Parts, server: EmbeddedValkey | None, stop: asyncio.Event) -> None:
+async def _work(parts: Parts, audit: Audit, server: EmbeddedValkey | None, stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
+            group.create_task(audit.run()),
             group.create_task(parts.sender.run()),
             group.create_task(parts.feed.run()),
             group.create_task(parts.announcer.run()),
@@ -195,14 +232,15 @@ async def serve(hub: Hub, ready: Callable[[str], None]) -> None:
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(hub.directory.path))
+        stores = stack.enter_context(open_stores(hub))
         valkey = await stack.enter_async_context(open_valkey(hub))
-        trust = stack.enter_context(closing(hub.open_trust()))
+        stack.enter_context(stores.audit.serving())
         session = await stack.enter_async_context(open_session())
-        parts = Parts(hub, valkey, trust, session)
+        parts = Parts(hub, valkey, stores, session)
         url = await stack.enter_async_context(listening(parts.app, hub.settings.node.listen))
         parts.url = parts.url or url
         stack.enter_context(announced(hub.directory.path, url))
         _log.info("node.ready", node=hub.me.instance, url=url)
         ready(url)
-        await _work(parts, valkey.server, stop)
+        await _work(parts, stores.audit, valkey.server, stop)
         _log.info("node.stopping", node=hub.me.instance)

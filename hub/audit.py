@@ -1,4 +1,7 @@
-"""One canonical line and one count per envelope that reaches this hub, by whichever transport, taken or refused."""
+"""One canonical line and one count per envelope that reaches this hub, by whichever transport, taken or refused.
+
+What was refused is counted for the audit, too; what was taken is written there by whoever took it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any, Final
 
 import structlog
 
+from common.audit_file import Audit
 from common.errors import BadSignature, HubspokeError
 from hub.metrics import Metrics
 
@@ -16,7 +20,7 @@ _log: Final = structlog.get_logger("federation")
 
 
 @contextmanager
-def audited(metrics: Metrics, event: str, **line: Any) -> Iterator[dict[str, Any]]:
+def audited(metrics: Metrics, audit: Audit, event: str, **line: Any) -> Iterator[dict[str, Any]]:
     """Write the line `event` when the block ends; the block adds what it learned to the mapping that this yields."""
     started = time.monotonic()
     told: dict[str, Any] = {**line, "outcome": "accepted"}
@@ -25,6 +29,13 @@ def audited(metrics: Metrics, event: str, **line: Any) -> Iterator[dict[str, Any
     except HubspokeError as error:
         told["outcome"] = error.code
         told["reason"] = error.reason if isinstance(error, BadSignature) else error.message
+        audit.refuse(
+            event.replace("received", "refused"),
+            error.code,
+            peer=error.sender,
+            address=line.get("remote"),
+            detail=told["reason"],
+        )
         raise
     finally:
         metrics.envelopes_received.labels(told["outcome"]).inc()

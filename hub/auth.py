@@ -1,18 +1,26 @@
-"""Who may use the admin's side of the hub: holders of the token in `admin.token` (attack rows 36, 58).
+"""Who may use the admin's side of the hub: holders of `admin.token` or of a token that it made (attack rows 36, 58).
 
-Asked by path before a route is looked up, so that a route added without thinking is closed. Only the federation
-protocol, which brings its own signatures, is open; what says how the node is, is open on this machine itself.
+Asked before a handler runs, by the scope of the route; a path without a route opens nothing either. Only the
+federation protocol, which brings its own signatures, is open; what says how the node is, is open on this machine
+itself. Whoever is let in is named in the audit of what they decide.
 """
 
 from __future__ import annotations
 
+import hmac
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from common.http import check_bearer, is_from_loopback
+from common.audit_file import Audit, acting
+from common.clock import Clock
+from common.http import Unauthorized, bearer_of, is_from_loopback
+from hub.scopes import Forbidden, Scope, check_scope, default_scope
+from hub.tokens import TokenStore
 
+ROOT: Final = "admin.token"
 _FEDERATION: Final = "/federation/v1/"
 _OPERATIONS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _FORWARDED: Final = ("Forwarded", "X-Forwarded-For")
@@ -26,13 +34,62 @@ def _is_open(request: web.Request) -> bool:
     return request.path in _OPERATIONS and is_local
 
 
-def require_token(token: str) -> Middleware:
-    """Return the middleware that lets nobody past without the token, except to what is open."""
+class Doorkeeper:
+    """Lets in who has the root token or one of `tokens` that reaches as far as the route.
 
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not _is_open(request):
-            check_bearer(request, token)
-        return await handler(request)
+    `scopes` are those of the route table, by method and path; each refusal is counted in the audit.
+    """
 
-    return middleware
+    def __init__(
+        self,
+        root: str,
+        tokens: TokenStore,
+        clock: Clock,
+        scopes: Mapping[tuple[str, str], Scope],
+        audit: Audit,
+    ) -> None:
+        self._root = root.encode()
+        self._tokens = tokens
+        self._clock = clock
+        self._scopes = scopes
+        self._audit = audit
+
+    def middleware(self) -> Middleware:
+        """Return the middleware that lets nobody else past, except to what is open."""
+
+        @web.middleware
+        async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if _is_open(request):
+                return await handler(request)
+            with acting(self._admit(request)):
+                return await handler(request)
+
+        return middleware
+
+    def _admit(self, request: web.Request) -> str:
+        """Return who it is; raises `Unauthorized` or `Forbidden`."""
+        name = None
+        try:
+            name, granted = self._identify(request)
+            check_scope(granted, self._needed(request))
+        except (Unauthorized, Forbidden) as error:
+            asked = f"{name or 'nobody'}: {request.method} {request.path}"
+            self._audit.refuse("token.refused", error.code, address=request.remote, detail=asked)
+            raise
+        return name
+
+    def _identify(self, request: web.Request) -> tuple[str, Scope]:
+        given = bearer_of(request)
+        if hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._root):
+            return ROOT, "admin"
+        token = self._tokens.find(given, self._clock.now_ms() / 1000)
+        if token is None:
+            raise Unauthorized("this token opens nothing here (any more); see hub token list")
+        return f"token:{token.name}", token.scope
+
+    def _needed(self, request: web.Request) -> Scope:
+        resource = request.match_info.route.resource
+        if resource is None:
+            # No such path: whoever has a token may be told so.
+            return "read"
+        return self._scopes.get((request.method, resource.canonical), default_scope(request.method))

@@ -63,7 +63,7 @@ class FederationRoutes:
         event: str,
         take: Callable[[bytes], Awaitable[tuple[bytes, dict[str, Any]]]],
     ) -> web.Response:
-        with audited(self._metrics, event, remote=request.remote) as line:
+        with audited(self._metrics, self._intake.audit, event, remote=request.remote) as line:
             reply, told = await take(await read_body(request, ENVELOPE_TYPE))
             line.update(told)
             return _envelope(reply)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from common import strict_json
+from common.audit_file import Audit
 from common.clock import Clock
 from common.connection import Admitted, Node
 from common.envelope import EventBody
-from common.errors import COMMAND_RETRYABLE
+from common.errors import COMMAND_RETRYABLE, sent_by
 from common.exchange import Exchange
 from common.inbox import Inbox
 from common.rotating import RotationIntake
@@ -40,18 +41,35 @@ class Intake:
     clock: Clock
     metrics: Metrics
     rotations: RotationIntake
+    audit: Audit
     heard: Callable[[str], None]
 
     async def take(self, raw: bytes) -> tuple[bytes, dict[str, Any]]:
         """Return the REPLY to a received envelope and what to log of it; raises `EnvelopeRejected`, `Unavailable`."""
         now_ms = self.clock.now_ms()
         admitted = self.inbox.admit(raw, now_ms / 1000)
-        envelope, peer = admitted.envelope, admitted.peer
-        mark = ReplayMark.of(envelope.claims, now_ms, self.me.skew_s)
-        if not isinstance(envelope.body, EventBody):
+        mark = ReplayMark.of(admitted.envelope.claims, now_ms, self.me.skew_s)
+        body = admitted.envelope.body
+        with sent_by(admitted.peer.instance):
+            if isinstance(body, EventBody):
+                return await self._take_events(admitted, body, mark, now_ms)
             return await self._take_rotation(admitted, mark)
-        settlements = of_events(envelope.body.events)
+
+    async def _take_events(
+        self, admitted: Admitted, body: EventBody, mark: ReplayMark, now_ms: int
+    ) -> tuple[bytes, dict[str, Any]]:
+        envelope, peer = admitted.envelope, admitted.peer
+        settlements = of_events(body.events)
         own = await self.agents.record(peer, settlements, now_ms, mark)
+        foreign = [settlement.agent_id for settlement, is_own in zip(settlements, own, strict=True) if not is_own]
+        await self.audit.record(
+            "events.taken",
+            peer=peer.instance,
+            kid=envelope.kid,
+            jti=envelope.claims.jti,
+            agents=[settlement.agent_id for settlement in settlements],
+            foreign=foreign or None,
+        )
         self.heard(peer.tenant)
         self.metrics.events.inc(sum(own))
         results = [_acknowledge(*pair) for pair in zip(settlements, own, strict=True)]

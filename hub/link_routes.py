@@ -11,9 +11,9 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
@@ -108,6 +108,9 @@ class LinkRoutes:
         _drop(request)
         return socket
 
+    def _audited(self, event: str, **line: Any) -> AbstractContextManager[dict[str, Any]]:
+        return audited(self._metrics, self._intake.audit, event, **line)
+
     @contextmanager
     def _counted(self, remote: str) -> Iterator[None]:
         if self._handshakes[remote] >= MAX_HANDSHAKES:
@@ -123,7 +126,7 @@ class LinkRoutes:
     async def _shake_hands(self, socket: ServerSocket, remote: str) -> Hello | None:
         """Return the spoke's HELLO; a handshake that fails is answered, closed and None."""
         try:
-            with audited(self._metrics, "link.greeted", remote=remote) as line:
+            with self._audited("link.received", remote=remote) as line:
                 try:
                     async with asyncio.timeout(HANDSHAKE_S):
                         hello = await self._greeter.greet(socket)
@@ -140,7 +143,9 @@ class LinkRoutes:
         peer = hello.peer
 
         async def serve(raw: bytes) -> bytes:
-            with audited(self._metrics, "envelope.received", remote=remote, transport="link") as line:
+            with audited(
+                self._metrics, self._intake.audit, "envelope.received", remote=remote, transport="link"
+            ) as line:
                 reply, told = await self._intake.take(raw)
                 line.update(told)
                 return reply

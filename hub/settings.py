@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from common.configuration import (
+    AuditSection,
     ConfigError,
     NodeDirectory,
     NodeSection,
@@ -43,6 +44,7 @@ class HubSettings(NodeSettings):
     node: NodeSection
     valkey: ValkeySection = ValkeySection()
     outbox: OutboxSection = OutboxSection()
+    audit: AuditSection = AuditSection()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from aiohttp import web
 from pydantic import ValidationError
 
 from common import strict_json
+from common.audit_file import Audit
 from common.errors import HubspokeError, Malformed, PeerError
 from common.http import JSON_TYPE, InvalidRequest, invalid_request, json_response, read_body, read_json
 from common.ids import is_uuid7
@@ -46,11 +48,12 @@ class AllRefused(PeerError):
 class AgentsApi:
     """Handlers about agents."""
 
-    def __init__(self, agents: Agents, spawning: Spawning, queries: Queries, trust: TrustSource) -> None:
+    def __init__(self, agents: Agents, spawning: Spawning, queries: Queries, trust: TrustSource, audit: Audit) -> None:
         self._agents = agents
         self._spawning = spawning
         self._queries = queries
         self._trust = trust
+        self._audit = audit
 
     def routes(self) -> list[Route]:
         """Return the routes of agents."""
@@ -64,6 +67,7 @@ class AgentsApi:
                 status=_ACCEPTED,
                 request=SpawnRequest,
                 response=SpawnedView,
+                scope="operate",
             ),
             Route("GET", "/api/v1/agents", self.list, "List agents", query=AgentsQuery, response=AgentPage),
             Route("GET", one, self.show, "Show one agent", query=AgentQuery, response=AgentView),
@@ -75,8 +79,17 @@ class AgentsApi:
                 status=_ACCEPTED,
                 request=KillRequest,
                 response=KillView,
+                scope="operate",
             ),
-            Route("GET", f"{one}/logs", self.log, "Read an agent's log", query=LogQuery, response=LogView),
+            Route(
+                "GET",
+                f"{one}/logs",
+                self.log,
+                "Read an agent's log",
+                query=LogQuery,
+                response=LogView,
+                scope="operate",  # a log may hold anything
+            ),
         ]
 
     async def spawn(self, request: web.Request) -> web.Response:
@@ -84,7 +97,7 @@ class AgentsApi:
         value = _parse(await read_body(request, JSON_TYPE, MAX_BODY_BYTES))
         if isinstance(value, dict) and "agents" in value:
             return await self._spawn_many(value)
-        (answer,) = await self._spawning.spawn([_read_wish(value)])
+        (answer,) = await self._decide([_read_wish(value)])
         if isinstance(answer, HubspokeError):
             raise answer
         return json_response(_spawned(answer), _ACCEPTED)
@@ -94,12 +107,19 @@ class AgentsApi:
             wishes = [_wish_or_error(item) for item in SpawnManyRequest.model_validate(value).agents]
         except ValidationError as error:
             raise invalid_request(error) from error
-        answers = iter(await self._spawning.spawn([wish for wish in wishes if isinstance(wish, Wish)]))
+        answers = iter(await self._decide([wish for wish in wishes if isinstance(wish, Wish)]))
         outcomes = [next(answers) if isinstance(wish, Wish) else wish for wish in wishes]
         view = _many(outcomes)
         if not view["accepted"]:
             raise AllRefused("none of the agents was taken; see agents", extra=view)
         return json_response(view, _ACCEPTED)
+
+    async def _decide(self, wishes: Sequence[Wish]) -> Sequence[Spawned | HubspokeError]:
+        """Spawn, with a line in the audit before and one after; raises `AuditUnavailable` before anything was done."""
+        self._audit.intend("spawn.asked", spokes=sorted({wish.spoke for wish in wishes}), count=len(wishes))
+        answers = await self._spawning.spawn(wishes)
+        await self._audit.record("spawn.decided", decisions=_decisions(wishes, answers))
+        return answers
 
     async def list(self, request: web.Request) -> web.Response:
         """List agents, newest first."""
@@ -122,6 +142,7 @@ class AgentsApi:
         agent_id = _agent_id(request)
         wanted = await read_json(request, KillRequest) if request.can_read_body else KillRequest()
         kill = await self._spawning.kill(agent_id, wanted.grace_s, wanted.reason)
+        await self._audit.note("kill.decided", agents=[agent_id], command=kill.command_id or None, reason=wanted.reason)
         answer = {"agentId": agent_id, "status": kill.shown, "commandId": kill.command_id or None}
         return json_response(answer, _ACCEPTED)
 
@@ -164,6 +185,17 @@ def _wish_or_error(value: Any) -> Wish | HubspokeError:
         return _read_wish(value)
     except InvalidRequest as error:
         return error
+
+
+def _decisions(wishes: Sequence[Wish], answers: Sequence[Spawned | HubspokeError]) -> list[dict[str, Any]]:
+    """Return what was decided, the agents of one spoke with one outcome together."""
+    decided: dict[tuple[str, str], list[str]] = {}
+    for wish, answer in zip(wishes, answers, strict=True):
+        outcome, agent_id = (
+            (answer.code, wish.agent_id) if isinstance(answer, HubspokeError) else ("accepted", answer.agent_id)
+        )
+        decided.setdefault((wish.spoke, outcome), []).append(agent_id or "none")
+    return [{"peer": peer, "outcome": outcome, "agents": ids} for (peer, outcome), ids in decided.items()]
 
 
 def _spawned(spawned: Spawned) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from common.http import invalid_request
+from hub.scopes import Scope, default_scope
 
 
 class Query(BaseModel):
@@ -24,7 +25,7 @@ Q = TypeVar("Q", bound=Query)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a route takes and answers; `media_type` is that of the answer."""
+    """What a route takes and answers; `media_type` is that of the answer, `scope` what a token must reach."""
 
     method: str
     path: str
@@ -35,6 +36,12 @@ class Route:
     request: type[BaseModel] | None = None
     response: type[BaseModel] | None = None
     media_type: str = "application/json"
+    scope: Scope | None = None
+
+    @property
+    def needs(self) -> Scope:
+        """What a token must reach."""
+        return self.scope or default_scope(self.method)
 
     def to_aiohttp(self) -> web.RouteDef:
         """Return the route for the application."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from common.audit_file import acting
 from common.configuration import default_directory
 from common.directory import announced_url
 from common.keyfiles import load_token
@@ -33,12 +35,9 @@ def load_hub() -> Hub:
 
 @contextmanager
 def open_trust(hub: Hub) -> Iterator[Any]:
-    """Open the trust store, also beside a running node, which sees every change at once."""
-    trust = hub.open_trust()
-    try:
+    """Open the trust store, also beside a running node, which sees every change at once; all of them are audited."""
+    with closing(hub.open_audit()) as audit, closing(hub.open_trust(audit)) as trust, acting(f"cli:{os.getuid()}"):
         yield trust
-    finally:
-        trust.close()
 
 
 def node_url(place: HubDirectory) -> str:

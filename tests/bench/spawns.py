@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import socket
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from common.post import open_session
 from common.strict_json import encode
 from common.trust_store import NewPeer
 from hub.agents import Agents
-from hub.app import Hub, open_valkey
+from hub.app import Hub, open_stores, open_valkey
 from hub.app import Parts as HubParts
 from hub.settings import HubDirectory, load
 from hub.settlement import Settlement
@@ -78,12 +78,12 @@ async def signed_spawns(scratch: Path, in_flight: int, seconds: float) -> Measur
         hub = _hub(directory)
         node = SpokeNode(directory, toml=tables(limits=_UNLIMITED, policy=_POLICY))
         stack.enter_context(node)
-        trust = stack.enter_context(closing(hub.open_trust()))
+        stores = stack.enter_context(open_stores(hub))
         _introduce(hub, node, directory)
         valkey = await stack.enter_async_context(open_valkey(hub))
         session = await stack.enter_async_context(open_session())
-        parts = HubParts(hub, valkey, trust, session)
-        trust.add(NewPeer(node.id, "spoke", _public_key(node), node.url, {}), "active", 0)
+        parts = HubParts(hub, valkey, stores, session)
+        stores.trust.add(NewPeer(node.id, "spoke", _public_key(node), node.url, {}), "active", 0)
         await stack.enter_async_context(listening(parts.app, hub.settings.node.listen))
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(parts.sender.run()), group.create_task(parts.spawning.enqueuing.run())]

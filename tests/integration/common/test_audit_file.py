@@ -245,10 +245,11 @@ class TestDiskFull:
             trust = TrustStore(directory.node / "trust.db", HUB, HUB_KEY.public, audit.tell)
             try:
                 peer = trust.add(NewPeer(SPOKE, "spoke", SPOKE_KEY.public, None, {}), "active", 1)
-                with no_file_longer_than(directory.current.stat().st_size), pytest.raises(Unavailable):
-                    trust.set_state(SPOKE, "suspended")
-                assert trust.current().find(SPOKE) == peer
                 trust.set_state(SPOKE, "suspended")
+                suspended = trust.current().find(SPOKE)
+                with no_file_longer_than(directory.current.stat().st_size), pytest.raises(Unavailable):
+                    trust.set_state(SPOKE, "active")
+                assert trust.current().find(SPOKE) == suspended != peer
             finally:
                 trust.close()
         changes = [(line["event"], line["peer"], line["state"], line["kid"]) for line in lines(directory)]
@@ -256,6 +257,35 @@ class TestDiskFull:
             ("peer.added", SPOKE, "active", SPOKE_KEY.kid),
             ("peer.changed", SPOKE, "suspended", SPOKE_KEY.kid),
         ]
+
+    @pytest.mark.parametrize(
+        ("event", "fields"),
+        [
+            ("peer.changed", {"peer": SPOKE, "state": "suspended"}),
+            ("peer.changed", {"peer": SPOKE, "state": "revoked"}),
+            ("token.revoked", {"token": "ops"}),
+            ("invite.withdrawn", {"invite": "x"}),
+            ("peer.key_revoked", {"peer": SPOKE}),
+        ],
+    )
+    def test_what_takes_trust_away_is_not_held_up(
+        self, directory: AuditDirectory, event: str, fields: dict[str, str]
+    ) -> None:
+        with writing(directory) as audit, capture_logs() as logs:
+            audit.seal("start")
+            with no_file_longer_than(directory.current.stat().st_size), acting("cli:0"):
+                audit.tell(event, fields)
+        (unwritten,) = [log for log in logs if log["event"] == "audit.unwritten"]
+        assert {**fields, "decision": event, "by": "cli:0"}.items() <= unwritten.items()
+
+    async def test_what_must_not_fail_goes_to_the_log(self, directory: AuditDirectory) -> None:
+        with writing(directory) as audit, capture_logs() as logs:
+            audit.seal("start")
+            with no_file_longer_than(directory.current.stat().st_size):
+                await audit.note("kill.decided", agents=["a"])
+            await audit.note("kill.decided", agents=["b"])
+        assert [log["agents"] for log in logs if log["event"] == "audit.unwritten"] == [["a"]]
+        assert [line["agents"] for line in lines(directory)] == [["b"]]
 
     async def test_a_directory_that_is_none(self, directory: AuditDirectory) -> None:
         directory.path.write_text("in the way")
