@@ -104,6 +104,11 @@ class AgentRecord:
             raise TamperedRecord("a record in the queue has no attempt; see who else writes to this Valkey") from error
 
     @property
+    def granted(self) -> dict[str, int]:
+        """What the spoke's policy left of what was asked."""
+        return {name: int(self.fields[field]) for name, field in _GRANTED}
+
+    @property
     def seq(self) -> int:
         """The number of transitions so far."""
         return int(self.fields["seq"])
@@ -132,7 +137,7 @@ class AgentRecord:
             "exitCode": _integer(fields, "exit_code"),
             "signal": fields.get("signal"),
             "result": _json(fields, "result"),
-            "granted": {name: int(fields[field]) for name, field in _GRANTED},
+            "granted": self.granted,
             "queue": None if place is None else {"position": place.position, "waitingFor": place.waiting_for},
             "receipt": _json(fields, "receipt"),
         }

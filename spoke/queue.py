@@ -102,6 +102,23 @@ class NoStep:
     """A command that the queue has nothing to do with; it keeps its place in the order."""
 
 
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """The work of an ended agent under a new id, in an envelope `jti` of our own."""
+
+    spawn: Spawn
+    jti: str
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RequeueRefused:
+    """Why an agent was not requeued; `requeued_as` is the agent that it was requeued as before."""
+
+    code: str
+    requeued_as: str
+
+
 Step = SpawnStep | StatusStep | KillStep | NoStep
 
 
@@ -272,16 +289,40 @@ class Queue:
         )
         return _read_described(answer)
 
-    async def describe(self, refs: Sequence[AgentRef], agents_limit: int = UNLIMITED) -> list[AgentRecord | None]:
-        """Read agents; None for one that is not there."""
-        arguments = [item for ref in refs for item in (ref.tenant, ref.agent_id, agents_limit)]
+    async def requeue(self, ref: AgentRef, requeue: Requeue) -> AgentRecord | RequeueRefused:
+        """Queue the work of an agent that failed or was killed again, as a new agent of the same tenant."""
+        spawn = requeue.spawn
+        answer = await self._run(
+            "requeue", ref.tenant, ref.agent_id, spawn.id, requeue.jti, requeue.raw, self._bounds.queued,
+            content_hash(spawn), spawn.task_id, spawn.agent_type, spawn.priority, spawn.timeout_s, spawn.max_attempts,
+        )  # fmt: skip
+        if answer[0] == b"refused":
+            return RequeueRefused(answer[1].decode(), answer[2].decode())
+        return read_record(answer[1], answer[2])
+
+    async def stored_envelope(self, record: AgentRecord) -> bytes:
+        """Return the signed envelope that asked for an agent, empty when it is gone."""
+        with translated():
+            key = f"{self._prefix}env:{record.ref.tenant}:{record.fields.get('env', '')}"
+            raw: Any = await self._client.hget(key, "raw")
+        return bytes(raw or b"")
+
+    async def describe(
+        self, refs: Sequence[AgentRef], agents_limits: Mapping[str, int] | None = None
+    ) -> list[AgentRecord | None]:
+        """Read agents; None for one that is not there. `agents_limits` by tenant tell what the queued ones wait for."""
+        if not refs:
+            return []
+        limits = {ref.tenant: UNLIMITED if agents_limits is None else agents_limits.get(ref.tenant, 0) for ref in refs}
+        arguments = [item for ref in refs for item in (ref.tenant, ref.agent_id, limits[ref.tenant])]
         return [_read_described(answer) for answer in await self._run("describe", *arguments)]
 
-    async def newest(self, limit: int) -> list[AgentRef]:
-        """Return the names of the newest agents of all tenants, the newest first."""
+    async def newest(self, limit: int, before: AgentRef | None = None) -> list[AgentRef]:
+        """Return the names of the newest agents of all tenants, the newest first, from those older than `before`."""
+        start = "+" if before is None else f"({before.agent_id} {before.tenant}"
         with translated():
             members: Any = await self._client.zrange(
-                f"{self._prefix}agents", "+", "-", desc=True, bylex=True, offset=0, num=limit
+                f"{self._prefix}agents", start, "-", desc=True, bylex=True, offset=0, num=limit
             )
         return [_ref_of_member(member) for member in members]
 

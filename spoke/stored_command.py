@@ -1,8 +1,9 @@
 """The queue is not trusted: before anything is started, the signed envelope that asked for it is verified again.
 
 What an agent is started with comes from the verified command alone, never from the record beside it. Whoever can
-write to Valkey can therefore delay or drop agents, but cannot start one that no peer signed for (attack row 61).
-Raises `TamperedRecord` and nothing is started.
+write to Valkey can therefore delay or drop agents, but cannot start one that no peer signed for (attack row 61). What
+the operator requeued is signed by this spoke, for the peer whose agent it is (ADR 0006). Raises `TamperedRecord` and
+nothing is started.
 """
 
 from __future__ import annotations
@@ -44,13 +45,28 @@ class StoredCommands:
         return spawn
 
     def _keyring(self, record: AgentRecord) -> Keyring:
-        return self._own() if record.ref.tenant == LOCAL_TENANT else self._trust().keyring
+        return self._own() if _signed_by_us(record) else self._trust().keyring
+
+    def owner(self, tenant: str) -> str:
+        """Return the instance that a tenant's agents belong to, ourselves for `local`; raises `TamperedRecord`."""
+        if tenant == LOCAL_TENANT:
+            return self._instance
+        for peer in self._trust().peers():
+            if peer.tenant == tenant:
+                return peer.instance
+        raise TamperedRecord("the agent's peer is gone; nothing was started")
 
     def _check_sender(self, record: AgentRecord, envelope: VerifiedEnvelope, accepted_s: float) -> None:
         claims = envelope.claims
-        if claims.aud != self._instance or abs(claims.iat - accepted_s) > _CLOCK_TOLERANCE_S:
+        # What we sign names its owner: nothing of one tenant can be passed off as another's.
+        audience = self.owner(record.ref.tenant) if _signed_by_us(record) else self._instance
+        if claims.aud != audience or abs(claims.iat - accepted_s) > _CLOCK_TOLERANCE_S:
             raise TamperedRecord("the stored envelope was not for this spoke at that time; nothing was started")
-        if record.ref.tenant != LOCAL_TENANT:
+        if not _signed_by_us(record):
             peer = self._trust().find(claims.iss)
             if peer is None or peer.tenant != record.ref.tenant:
                 raise TamperedRecord("the stored envelope is of another peer; nothing was started")
+
+
+def _signed_by_us(record: AgentRecord) -> bool:
+    return record.ref.tenant == LOCAL_TENANT or "origin" in record.fields

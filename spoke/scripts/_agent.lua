@@ -19,8 +19,8 @@
 --   P wake, P kills, P changes     pub/sub: something to claim; "T A" is to be killed; T has events
 --
 -- Record: id tenant peer task type status seq attempt priority timeout max_attempts hash env index queued_at
---   started_at finished_at reason exit_code signal result receipt detail ended_by, and while leased: worker token kill
---   launched
+--   started_at finished_at reason exit_code signal result receipt detail ended_by origin (the agent whose work it does
+--   again) requeued_as (the agent that does its work again), and while leased: worker token kill launched
 --
 -- Every change of state goes through `transition`: state, seq and event in one step (table: common/agent_state.py).
 
@@ -125,7 +125,7 @@ end
 
 -- What the agents in a tenant's queue wait for.
 local function waiting_for(tenant, tenant_limit)
-  if redis.call('EXISTS', P .. 'paused') == 1 then return 'paused' end
+  if redis.call('EXISTS', P .. 'paused', P .. 'draining') > 0 then return 'paused' end
   local active = tonumber(redis.call('HGET', P .. 'load:' .. tenant, 'active') or 0)
   return active >= tenant_limit and 'peer_quota' or 'slot'
 end
