@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +40,7 @@ from common.peers import LOCAL_TENANT, Peer
 from common.post import PostTransport, open_session
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
+from common.store_guard import MarkFile, StoreGuard, Watched
 from common.trust_store import TrustStore
 from common.valkey import check_durability, connect, connect_blocking
 from spoke.attendant import Attendant
@@ -57,6 +58,7 @@ from spoke.queue import Bounds, Queue
 from spoke.rotating import Rotating
 from spoke.router import Router
 from spoke.runs import Runs
+from spoke.salvage import Salvage
 from spoke.settings import SpokeDirectory, SpokeSettings
 from spoke.stored_command import StoredCommands
 from spoke.supervision import cgroup
@@ -75,7 +77,7 @@ class Spoke:
     directory: SpokeDirectory
     settings: SpokeSettings
     key: SigningKey
-    token: str
+    token: str = field(repr=False)
 
     @classmethod
     def load(cls, directory: SpokeDirectory, settings: SpokeSettings) -> Spoke:
@@ -145,17 +147,19 @@ class _Parts:
             settings.agents, os.environ, settings.limits.log_mib, directory=directory.path, groups=_groups(settings)
         )
         attendant = Attendant(self.queue, commands, workspaces, sup, runs, launcher, clock)
-        life = clock.new_id()
-        self.worker = Worker(self.queue, attendant, self._limits, node=_name(directory.path), life=life)
+        self.worker = Worker(self.queue, attendant, self._limits, node=_name(directory.path), life=clock.new_id())
+        watched = Watched(client, self.queue.prefix, MarkFile(directory.path))
+        self.store_guard = StoreGuard(
+            watched, self.queue.store, clock, Salvage(self.queue, runs, commands, sup, self.worker)
+        )
         self.courier = Courier(self.queue, exchange, trust.current)
         router = Router(self.queue, runs, exchange, spoke.policy_of, self._oldest_ms, uuid7_time_ms)
         metrics = Metrics(self.queue)
         rotating, self.announcer = _rotating(spoke, trust, self.queue, keys, exchange)
-        identity = partial(_identity, spoke, keys)
         intake = Intake(inbox, router, rotating, clock, metrics.refused)
         greeter = Greeter(keys, inbox, exchange, clock, self._capacity, settings.node.labels)
         self.dialer = Dialer(greeter, links, intake, session, trust, self.courier.reached)
-        federation = FederationRoutes(identity, keys, intake, exchange)
+        federation = FederationRoutes(partial(_identity, spoke, keys), keys, intake, exchange)
         spawner = LocalSpawner(me.instance, keys, self.queue, exchange, clock)
         local = LocalApi(Access(spoke.token, settings.local.remote), spawner, self.queue, runs, metrics)
         self.app = web.Application(middlewares=[problems])
@@ -229,6 +233,7 @@ async def _work(parts: _Parts, listener: Redis, server: EmbeddedValkey | None, s
         tasks = [
             group.create_task(_listen(parts, listener)),
             group.create_task(parts.worker.run()),
+            group.create_task(parts.store_guard.watch()),
             group.create_task(parts.courier.run()),
             group.create_task(parts.announcer.run()),
         ]
@@ -254,6 +259,8 @@ async def serve(spoke: Spoke, ready: Callable[[str], None]) -> None:
         session = await stack.enter_async_context(open_session())
         supervisor = await stack.enter_async_context(Supervisor())
         parts = _Parts(spoke, client, trust, session, supervisor)
+        await parts.store_guard.open()
+        stack.push_async_callback(parts.store_guard.close)
         url = await stack.enter_async_context(listening(parts.app, spoke.settings.node.listen))
         stack.enter_context(announced(spoke.directory.path, url))
         _log.info("node.ready", node=spoke.me.instance, url=url)

@@ -7,12 +7,13 @@ tenant's agents; health and metrics need no token on loopback.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 from aiohttp import web
 from pydantic import Field
 
+from common.clock import SystemClock
 from common.commands import DEFAULT_GRACE_S, MAX_REASON
 from common.errors import PeerError
 from common.http import (
@@ -61,7 +62,7 @@ class FlagRequest(StrictModel):
 class Access:
     """Who may call: the bearer of `token`, from this machine only unless `remote`."""
 
-    token: str
+    token: str = field(repr=False)
     remote: bool = False
 
     def check(self, request: web.Request) -> None:
@@ -178,7 +179,9 @@ class LocalApi:
         return json_response({"status": "ok"})
 
     async def _ready(self, _request: web.Request) -> web.Response:
+        """Say whether the node takes work: its store answers, and has not just been lost."""
         await self._queue.load()
+        self._queue.store.check_signed(SystemClock().now_ms() // 1000)
         return json_response({"status": "ready"})
 
     async def _show_metrics(self, _request: web.Request) -> web.Response:

@@ -31,6 +31,12 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._refuses_until = Gauge(
+            "hubspoke_spoke_store_lost_refuses_until_seconds",
+            "Envelopes signed up to this time are refused, because the store was lost; 0 when it never was",
+            registry=self._registry,
+        )
+
     def refused(self, code: str) -> None:
         """Count a refused envelope."""
         self._refused.labels(code).inc()
@@ -39,4 +45,6 @@ class Metrics:
         """Return all metrics in the text format; raises `Unavailable`."""
         for state, number in (await self._queue.load()).items():
             self._agents.labels(state).set(number)
+        store = self._queue.store
+        self._refuses_until.set(store.mark.refuses_until_s(store.skew_s))
         return generate_latest(self._registry)

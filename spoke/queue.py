@@ -35,8 +35,8 @@ _SWEPT_AT_ONCE: Final = 500
 _LISTEN_PAUSE_S: Final = 0.5
 _CHANNELS: Final = ("wake", "kills", "changes")
 """What the scripts say there: something can be claimed; "TENANT AGENT" is to be killed; TENANT has events."""
-_log: Final = structlog.get_logger("queue")
 _HOLDING: Final = frozenset({"worker", "token", "kill", "launched"})
+_log: Final = structlog.get_logger("queue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +189,13 @@ class Queue:
         self._client = client
         self.store = store or KnownStore(bounds.skew_s)
         """What is known of the store; without a guard that knows better it is one that nobody ever marked."""
-        self._prefix = f"{prefix}hs:{{{instance}}}:"
+        self.prefix = f"{prefix}hs:{{{instance}}}:"
+        """What every key begins with."""
         self._bounds = bounds
         self._scripts = ScriptSet("spoke")
 
     async def _run(self, script: str, *arguments: str | bytes | int) -> Any:
-        return await self._scripts[script](self._client, [], [self._prefix, *arguments])
+        return await self._scripts[script](self._client, [], [self.prefix, *arguments])
 
     async def accept(
         self, sender: Sender, jti: str, raw: bytes, steps: Sequence[Step]
@@ -239,7 +240,7 @@ class Queue:
     async def leases(self) -> dict[str, int]:
         """Return the deadlines of all leases, by `TENANT AGENT`."""
         with translated():
-            found: Any = await self._client.zrange(f"{self._prefix}leases", 0, -1, withscores=True)
+            found: Any = await self._client.zrange(f"{self.prefix}leases", 0, -1, withscores=True)
         return {member.decode(): int(deadline) for member, deadline in found}
 
     async def reclaim(self, worker: str, former: str, abandoned: Mapping[str, int]) -> Claim | None:
@@ -303,7 +304,7 @@ class Queue:
     async def stored_envelope(self, record: AgentRecord) -> bytes:
         """Return the signed envelope that asked for an agent, empty when it is gone."""
         with translated():
-            key = f"{self._prefix}env:{record.ref.tenant}:{record.fields.get('env', '')}"
+            key = f"{self.prefix}env:{record.ref.tenant}:{record.fields.get('env', '')}"
             raw: Any = await self._client.hget(key, "raw")
         return bytes(raw or b"")
 
@@ -322,20 +323,20 @@ class Queue:
         start = "+" if before is None else f"({before.agent_id} {before.tenant}"
         with translated():
             members: Any = await self._client.zrange(
-                f"{self._prefix}agents", start, "-", desc=True, bylex=True, offset=0, num=limit
+                f"{self.prefix}agents", start, "-", desc=True, bylex=True, offset=0, num=limit
             )
         return [_ref_of_member(member) for member in members]
 
     async def find(self, agent_id: str) -> list[AgentRef]:
         """Return every tenant's agent of that id: normally one."""
         with translated():
-            members: Any = await self._client.zrangebylex(f"{self._prefix}agents", f"[{agent_id} ", f"[{agent_id} \xff")
+            members: Any = await self._client.zrangebylex(f"{self.prefix}agents", f"[{agent_id} ", f"[{agent_id} \xff")
         return [_ref_of_member(member) for member in members]
 
     async def load(self) -> dict[str, int]:
         """Return how many agents are `queued` and `active` on this spoke."""
         with translated():
-            counts = await self._client.hgetall(f"{self._prefix}load")
+            counts = await self._client.hgetall(f"{self.prefix}load")
         return {name: int(counts.get(name.encode(), 0)) for name in ("queued", "active")}
 
     async def forget_expired(self) -> int:
@@ -351,15 +352,15 @@ class Queue:
         """Set or clear `paused` or `draining`."""
         with translated():
             if on:
-                await self._client.set(f"{self._prefix}{flag}", "1")
+                await self._client.set(f"{self.prefix}{flag}", "1")
             else:
-                await self._client.delete(f"{self._prefix}{flag}")
-            await self._client.publish(f"{self._prefix}wake", "")
+                await self._client.delete(f"{self.prefix}{flag}")
+            await self._client.publish(f"{self.prefix}wake", "")
 
     async def pending_events(self, tenant: str) -> list[PendingEvent]:
         """Return the oldest transitions that the tenant's peer has not acknowledged, at most 1000."""
         with translated():
-            entries: Any = await self._client.xrange(f"{self._prefix}events:{tenant}", count=_EVENTS_AT_ONCE)
+            entries: Any = await self._client.xrange(f"{self.prefix}events:{tenant}", count=_EVENTS_AT_ONCE)
         return [PendingEvent(entry, AgentRecord(_decode(fields))) for entry, fields in entries]
 
     async def acknowledge(self, tenant: str, events: Iterable[PendingEvent]) -> None:
@@ -367,7 +368,7 @@ class Queue:
         entries = [event.entry for event in events]
         if entries:
             with translated():
-                await self._client.xdel(f"{self._prefix}events:{tenant}", *entries)
+                await self._client.xdel(f"{self.prefix}events:{tenant}", *entries)
 
     async def messages(self, listener: Redis) -> AsyncIterator[tuple[str, str]]:
         """Yield (`wake`|`kills`|`changes`, message) as the scripts publish them, for ever; the client has no deadline.
@@ -385,12 +386,12 @@ class Queue:
     async def _subscription(self, listener: Redis) -> AsyncIterator[tuple[str, str]]:
         async with listener.pubsub() as pubsub:
             with translated():
-                await pubsub.subscribe(*(self._prefix + channel for channel in _CHANNELS))
+                await pubsub.subscribe(*(self.prefix + channel for channel in _CHANNELS))
             while True:
                 with translated():
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=None)
                 if message is not None:
-                    yield message["channel"].decode().removeprefix(self._prefix), message["data"].decode()
+                    yield message["channel"].decode().removeprefix(self.prefix), message["data"].decode()
 
 
 def _held(claim: Claim) -> tuple[str, str, str]:

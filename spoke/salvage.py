@@ -9,7 +9,6 @@ spawns it again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -20,13 +19,14 @@ from spoke.queue import Queue
 from spoke.runs import Run, Runs, Unsettled
 from spoke.stored_command import StoredCommands
 from spoke.supervision.supervisor import Supervisor
+from spoke.worker import Worker
 
 _log: Final = structlog.get_logger("salvage")
 _CAUSE: Final = "lost"
 
 
 class Salvage:
-    """Restores what runs; `holder` is the worker in whose name, `restored` is called when there is something to do."""
+    """Restores records in the name of a former life of `worker`, which then takes them over."""
 
     def __init__(
         self,
@@ -34,16 +34,13 @@ class Salvage:
         runs: Runs,
         commands: StoredCommands,
         supervisor: Supervisor,
-        *,
-        holder: str,
-        restored: Callable[[], None],
+        worker: Worker,
     ) -> None:
         self._queue = queue
         self._runs = runs
         self._commands = commands
         self._supervisor = supervisor
-        self._holder = holder
-        self._restored = restored
+        self._worker = worker
 
     async def __call__(self) -> None:
         """Look at every run that has not been seen to its end; raises `Unavailable`, and may be called again."""
@@ -51,7 +48,7 @@ class Salvage:
             (known,) = await self._queue.describe([unsettled.ref])
             if known is None:
                 await self._salvage(unsettled)
-        self._restored()
+        self._worker.look_now()
 
     async def _unsettled(self) -> list[Unsettled]:
         try:
@@ -67,7 +64,7 @@ class Salvage:
             _log.error("run.unknown_ended", agent_id=ref.agent_id, tenant=ref.tenant, reason=error.message)
             await self._end(run)
             return
-        await self._queue.restore(record, raw, self._holder)
+        await self._queue.restore(record, raw, self._worker.former)
         _log.warning("run.restored", agent_id=ref.agent_id, tenant=ref.tenant, attempt=record.attempt)
 
     def _origin(self, unsettled: Unsettled) -> tuple[AgentRecord, bytes]:

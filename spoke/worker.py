@@ -107,6 +107,11 @@ class Worker:
         mine = {str(ref) for ref in self._held}
         return {member: deadline for member, deadline in leases.items() if member not in mine}
 
+    @property
+    def former(self) -> str:
+        """The name of a former life of this worker: what it holds is taken over at once."""
+        return f"{self._node}former"
+
     def look_now(self) -> None:
         """Say that there may be leases to take over."""
         self._look_now.set()
