@@ -8,6 +8,7 @@ in any git command.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -26,6 +27,27 @@ def check_branch(name: str) -> str:
     if problem := _problem(name):
         raise Invalid(f"branch: {problem}")
     return name
+
+
+def check_branch_glob(glob: str) -> str:
+    """Return `glob` when some branch could match it, else raise `Invalid`: for whoever takes a policy."""
+    # A part that is not empty in place of each star: what is no branch then, is none ever.
+    check_branch(glob.replace("*", "x"))
+    return glob
+
+
+def match_branch(globs: Iterable[str], name: str) -> str | None:
+    """Return the first glob that covers the branch, or None; `*` crosses no `/`, a part `**` stands for any parts.
+
+    A glob that no branch could match covers nothing; `check_branch_glob` says why.
+    """
+    return next((glob for glob in globs if _compile_glob(glob).match(name)), None)
+
+
+@lru_cache(maxsize=1024)
+def _compile_glob(glob: str) -> re.Pattern[str]:
+    between = re.escape(glob).replace(r"\*\*/", "(?:[^/]+/)*").replace(r"\*\*", ".+")
+    return re.compile(between.replace(r"\*", "[^/]*") + r"\Z")
 
 
 def _problem(name: str) -> str | None:

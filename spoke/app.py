@@ -53,7 +53,7 @@ from spoke.launching import Launcher
 from spoke.local_api import Access, LocalApi
 from spoke.local_spawn import LocalSpawner
 from spoke.metrics import Metrics
-from spoke.policy import LOCAL_POLICY, Policy
+from spoke.policy import LOCAL_POLICY, Policy, read_policy
 from spoke.queue import Bounds, Queue
 from spoke.rotating import Rotating
 from spoke.router import Router
@@ -98,7 +98,7 @@ class Spoke:
 
     def policy_of(self, peer: Peer) -> Policy:
         """Return the peer's own policy, or the one for all."""
-        return self.settings.policy if peer.policy is None else Policy.model_validate(dict(peer.policy))
+        return self.settings.policy if peer.policy is None else read_policy(dict(peer.policy), peer.instance)
 
     @property
     def key_files(self) -> KeyFiles:
@@ -141,7 +141,7 @@ class _Parts:
         links, post = Links(), None if settings.node.link == "always" else PostTransport(session)
         exchange = Exchange(me, keys, inbox, Carrier(links, post), clock)
         runs = Runs(directory.runs)
-        commands = StoredCommands(me.instance, keys.keyring, trust.current)
+        commands = StoredCommands(me.instance, keys.keyring, trust.current, spoke.policy_of)
         workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)))
         launcher = Launcher(
             settings.agents, os.environ, settings.limits.log_mib, directory=directory.path, groups=_groups(settings)

@@ -24,7 +24,7 @@ from common.scripts import ScriptSet
 from common.store_mark import KnownStore
 from common.valkey import translated
 from spoke.agent_record import AgentRecord, AgentRef, decode_fields, read_record
-from spoke.policy import UNLIMITED, Policy
+from spoke.policy import UNLIMITED, Policy, grant
 
 LEASE_MS: Final = 15_000
 TOMBSTONE_MS: Final = 24 * 3600 * 1000
@@ -146,12 +146,14 @@ class PendingEvent:
     record: AgentRecord
 
 
-def _arguments(step: Step) -> list[str | int]:
+def _arguments(step: Step, policy: Policy) -> list[str | int]:
     match step:
         case SpawnStep(spawn, index):
+            granted = grant(policy, spawn)
+            # The hash is that of what was asked for: the same command asked again is the same under any policy.
             arguments: list[str | int] = [
-                "spawn", spawn.id, content_hash(spawn), index, spawn.task_id, spawn.agent_type, spawn.priority,
-                spawn.timeout_s, spawn.max_attempts,
+                "spawn", spawn.id, content_hash(spawn), index, spawn.task_id, spawn.agent_type, granted.priority,
+                granted.timeout_s, granted.max_attempts,
             ]  # fmt: skip
         case StatusStep(agent_id):
             arguments = ["status", agent_id]
@@ -164,6 +166,7 @@ def _arguments(step: Step) -> list[str | int]:
 
 def _new_record(sender: Sender, step: SpawnStep, queued_at: bytes, place: Sequence[Any]) -> AgentRecord:
     spawn = step.spawn
+    granted = grant(sender.policy, spawn)
     fields = {
         "id": spawn.id,
         "tenant": sender.tenant,
@@ -172,9 +175,9 @@ def _new_record(sender: Sender, step: SpawnStep, queued_at: bytes, place: Sequen
         "attempt": "0",
         "task": spawn.task_id,
         "type": spawn.agent_type,
-        "priority": str(spawn.priority),
-        "timeout": str(spawn.timeout_s),
-        "max_attempts": str(spawn.max_attempts),
+        "priority": str(granted.priority),
+        "timeout": str(granted.timeout_s),
+        "max_attempts": str(granted.max_attempts),
         "queued_at": queued_at.decode(),
     }
     return AgentRecord(fields, read_record([], place).place)
@@ -206,7 +209,7 @@ class Queue:
         `replayed`, `RateLimited`, `StoreLost`, `Unavailable`.
         """
         policy, bounds, known = sender.policy, self._bounds, self.store.mark
-        arguments = [item for step in steps for item in _arguments(step)]
+        arguments = [item for step in steps for item in _arguments(step, policy)]
         answer = await self._run(
             "accept", sender.tenant, sender.instance, jti, raw, bounds.replay_ms,
             0 if policy.rate_per_s >= UNLIMITED else policy.rate_per_s, policy.queued, policy.agents, bounds.queued,

@@ -26,6 +26,7 @@ class Rotating:
     async def answer(self, admitted: Admitted) -> bytes:
         """Take the hub's next key and return the REPLY; raises `EnvelopeRejected`, `RateLimited`, `Unavailable`."""
         envelope, peer = admitted.envelope, admitted.peer
+        self._queue.store.check_signed(envelope.claims.iat)
         self._rotations.check(admitted)
         sender = Sender(peer.tenant, peer.instance, self._policy_of(peer))
         await self._queue.accept(sender, envelope.claims.jti, envelope.raw, [])

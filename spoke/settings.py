@@ -47,7 +47,7 @@ profile = "report"
 commands = ["spawn", "status", "kill", "logs"]
 agent_types = ["worker", "reviewer", "tester"]
 repositories = []                   # nothing yet; such as "https://git.example.org/team/**"
-agents = 4
+agents = 4                          # at once; see docs/operations.md for branches, skills and ceilings
 queued = 1000
 rate_per_s = 50
 """

@@ -15,8 +15,9 @@ from common.commands import Spawn, content_hash
 from common.envelope import MAX_LIFETIME_S, VerifiedEnvelope, verify
 from common.errors import EnvelopeRejected
 from common.keyring import Keyring
-from common.peers import LOCAL_TENANT, Trust
+from common.peers import LOCAL_TENANT, Peer, Trust
 from spoke.agent_record import AgentRecord, TamperedRecord
+from spoke.policy import LOCAL_POLICY, Policy
 
 _CLOCK_TOLERANCE_S: Final = MAX_LIFETIME_S + 300
 
@@ -24,10 +25,13 @@ _CLOCK_TOLERANCE_S: Final = MAX_LIFETIME_S + 300
 class StoredCommands:
     """Proves stored commands for the spoke `instance`, whose own keys (`own`) sign what its operator asks for."""
 
-    def __init__(self, instance: str, own: Callable[[], Keyring], trust: Callable[[], Trust]) -> None:
+    def __init__(
+        self, instance: str, own: Callable[[], Keyring], trust: Callable[[], Trust], policy_of: Callable[[Peer], Policy]
+    ) -> None:
         self._instance = instance
         self._own = own
         self._trust = trust
+        self._policy_of = policy_of
 
     def prove(self, record: AgentRecord, raw: bytes) -> Spawn:
         """Return the spawn that a peer of this record's tenant signed for this very agent; raises `TamperedRecord`."""
@@ -42,7 +46,19 @@ class StoredCommands:
             raise TamperedRecord("the stored envelope asks for another agent; nothing was started")
         if content_hash(spawn) != record.fields.get("hash"):
             raise TamperedRecord("the stored envelope asks for something else; nothing was started")
-        return spawn
+        return spawn.model_copy(update={"timeout_s": self._timeout_s(record, spawn)})
+
+    def _timeout_s(self, record: AgentRecord, spawn: Spawn) -> int:
+        """Return the seconds that were granted, never more than were asked for or than the policy gives now."""
+        try:
+            granted_s = int(record.fields["timeout"])
+        except (KeyError, ValueError) as error:
+            raise TamperedRecord("the record does not say what was granted; nothing was started") from error
+        return max(1, min(spawn.timeout_s, granted_s, self._ceiling_s(record)))
+
+    def _ceiling_s(self, record: AgentRecord) -> int:
+        peer = self._trust().find(record.ref.tenant.rpartition("~")[0])
+        return LOCAL_POLICY.max_timeout_s if peer is None else self._policy_of(peer).max_timeout_s
 
     def _keyring(self, record: AgentRecord) -> Keyring:
         return self._own() if _signed_by_us(record) else self._trust().keyring

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from common.branch import MAX_BRANCH_BYTES, check_branch
+from common.branch import MAX_BRANCH_BYTES, check_branch, check_branch_glob, match_branch
 from common.errors import Invalid
 
 GOOD = [
@@ -116,3 +116,41 @@ def test_the_answer_is_that_of_git(name: str) -> None:
     expected = contextlib.nullcontext() if git.returncode == 0 else pytest.raises(Invalid)
     with expected:
         check_branch(name)
+
+
+COVERED: dict[str, tuple[str, str, bool]] = {
+    "itself": ("main", "main", True),
+    "no prefix of it": ("main", "maintenance", False),
+    "no case folding": ("main", "Main", False),
+    "a star is a part of a part": ("feature-*", "feature-1", True),
+    "a star may be empty": ("v*", "v", True),
+    "a star crosses no slash": ("feature/*", "feature/a/b", False),
+    "a star needs its slash": ("feature/*", "feature", False),
+    "two stars are any parts": ("feature/**", "feature/a/b", True),
+    "two stars at the end are at least one part": ("feature/**", "feature", False),
+    "two stars alone are everything": ("**", "release/1.0", True),
+    "two stars in front may be none": ("**/hotfix", "hotfix", True),
+    "two stars in front": ("**/hotfix", "team/a/hotfix", True),
+    "two stars in front end a part": ("**/hotfix", "nohotfix", False),
+    "two stars in the middle": ("a/**/b", "a/x/y/b", True),
+    "two stars in the middle may be none": ("a/**/b", "a/b", True),
+    "a dot is a dot": ("v1.0", "v1x0", False),
+    "a newline ends nothing": ("main", "main\n", False),
+}
+
+
+@pytest.mark.attack(39)
+@pytest.mark.parametrize(("glob", "name", "covered"), COVERED.values(), ids=COVERED)
+def test_a_glob_covers_a_branch(glob: str, name: str, covered: bool) -> None:
+    assert check_branch_glob(glob) == glob
+    assert match_branch(["other", glob], name) == (glob if covered else None)
+
+
+def test_no_glob_covers_nothing() -> None:
+    assert match_branch([], "main") is None
+
+
+@pytest.mark.parametrize("glob", ["", "-main", "a b", "a//b", "[ab]", "main?", "a/.b*", "@{-1}", "**.lock"])
+def test_a_glob_that_no_branch_could_match_is_refused(glob: str) -> None:
+    with pytest.raises(Invalid):
+        check_branch_glob(glob)
