@@ -82,7 +82,8 @@ class AgentRecord:
             "createdAt": rfc3339(self.created_ms),
             "delivery": self.delivery,
             "kill": self.kill,
-            "context": self.command and self.command["context"],
+            # A member with its default is not stored.
+            "context": self.command and {"skills": [], **self.command["context"]},
         }
 
 

@@ -36,10 +36,9 @@ async def test_a_spawn_reaches_the_spoke_as_it_was_asked(node: HubNode, spoke: S
                 "skills": ["python"],
             },
             "priority": 3,
-            "timeoutS": 3600,
-            "maxAttempts": 3,
         }
     ]
+    assert agent["context"] == spoke.commands[0]["context"]
 
 
 async def test_what_gathers_while_an_envelope_is_under_way_leaves_together(node: HubNode, spoke: StandinSpoke) -> None:
