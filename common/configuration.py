@@ -78,7 +78,8 @@ class NodeSection(Section):
 class ValkeySection(Section):
     """`[valkey]`: `embedded`, or a server's URL; `allow_data_loss` takes one that may lose what it acknowledged."""
 
-    url: str = EMBEDDED
+    # It may hold a password.
+    url: Annotated[str, Field(repr=False)] = EMBEDDED
     allow_data_loss: bool = False
 
 

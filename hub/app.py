@@ -10,7 +10,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Final
 
@@ -73,7 +73,7 @@ class Hub:
     directory: HubDirectory
     settings: HubSettings
     key: SigningKey
-    token: str
+    token: str = field(repr=False)
 
     @classmethod
     def load(cls, directory: HubDirectory, settings: HubSettings) -> Hub:
