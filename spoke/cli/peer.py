@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -52,7 +53,7 @@ def join(context: SpokeContext, invite: str) -> None:
     """Join a hub by the INVITE string that its admin made (`-` reads it from stdin)."""
     from common.invites import parse_invite
 
-    text = click.get_text_stream("stdin").readline() if invite == "-" else invite
+    text = sys.stdin.readline() if invite == "-" else invite
     settings = context.settings()
     with context.trust(settings) as trust:
         peer = asyncio.run(_join(context, settings, trust, parse_invite(text)))
