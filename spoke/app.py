@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ import structlog
 from aiohttp import ClientSession, web
 from redis.asyncio import Redis
 
+from common.audit_file import Audit
 from common.clock import SystemClock
 from common.configuration import EMBEDDED
 from common.connection import Node
@@ -105,9 +106,14 @@ class Spoke:
         """Its private keys."""
         return self.directory.key_files(self.settings.node.id)
 
-    def open_trust(self) -> TrustStore:
-        """Open the trust store; close it when done."""
-        return TrustStore(self.directory.trust_file, self.settings.node.id, self.key.public)
+    def open_trust(self, audit: Audit) -> TrustStore:
+        """Open the trust store, whose changes are audited; close it when done."""
+        return TrustStore(self.directory.trust_file, self.settings.node.id, self.key.public, audit.tell)
+
+    def open_audit(self) -> Audit:
+        """Return the audit; close it when done."""
+        bounds = self.settings.audit.bounds
+        return Audit(self.directory.audit, self.settings.node.id, self.key, SystemClock(), bounds)
 
 
 @asynccontextmanager
@@ -126,18 +132,26 @@ async def _valkey(spoke: Spoke) -> AsyncIterator[tuple[Redis, Redis, EmbeddedVal
         yield client, listener, server
 
 
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """What lies outside Valkey: the peers, and the audit of what is decided."""
+
+    audit: Audit
+    trust: TrustStore
+
+
 class _Parts:
     """Everything that a running spoke is made of, built once its outside things are open."""
 
-    def __init__(self, spoke: Spoke, client: Redis, trust: TrustStore, session: ClientSession, sup: Supervisor) -> None:
+    def __init__(self, spoke: Spoke, client: Redis, stores: _Stores, session: ClientSession, sup: Supervisor) -> None:
         settings, directory, me = spoke.settings, spoke.directory, spoke.me
-        clock = SystemClock()
-        self._spoke = spoke
-        self._trust = trust
+        trust, audit, clock = stores.trust, stores.audit, SystemClock()
+        self._spoke, self._trust = spoke, trust
         self.dials = settings.node.link != "never"
         self.queue = Queue(client, me.instance, spoke.bounds)
         inbox = Inbox(me, trust)
         keys = OwnKeys(spoke.key_files, trust)
+        audit.sign_with(keys)
         links, post = Links(), None if settings.node.link == "always" else PostTransport(session)
         exchange = Exchange(me, keys, inbox, Carrier(links, post), clock)
         runs = Runs(directory.runs)
@@ -153,17 +167,16 @@ class _Parts:
             watched, self.queue.store, clock, Salvage(self.queue, runs, commands, sup, self.worker)
         )
         self.courier = Courier(self.queue, exchange, trust.current)
-        router = Router(self.queue, runs, exchange, spoke.policy_of, self._oldest_ms, uuid7_time_ms)
+        router = Router(self.queue, runs, exchange, spoke.policy_of, self._oldest_ms, uuid7_time_ms, audit)
         metrics = Metrics(self.queue)
         rotating, self.announcer = _rotating(spoke, trust, self.queue, keys, exchange)
-        intake = Intake(inbox, router, rotating, clock, metrics.refused)
+        intake = Intake(inbox, router, rotating, clock, metrics.refused, audit)
         greeter = Greeter(keys, inbox, exchange, clock, self._capacity, settings.node.labels)
         self.dialer = Dialer(greeter, links, intake, session, trust, self.courier.reached)
         federation = FederationRoutes(partial(_identity, spoke, keys), keys, intake, exchange)
         spawner = LocalSpawner(me.instance, keys, self.queue, exchange, clock)
-        local = LocalApi(Access(spoke.token, settings.local.remote), spawner, self.queue, runs, metrics)
-        self.app = web.Application(middlewares=[problems])
-        self.app.add_routes([*federation.routes(), *local.routes()])
+        local = LocalApi(Access(spoke.token, settings.local.remote), spawner, self.queue, runs, metrics, audit)
+        self.app = _application([*federation.routes(), *local.routes()])
 
     def _limits(self) -> Mapping[str, int]:
         """Return whose agents may start now and how many at once: a peer that is not active starts none."""
@@ -177,6 +190,12 @@ class _Parts:
 
     def _oldest_ms(self) -> int:
         return SystemClock().now_ms() - self._spoke.settings.limits.retention_days * _DAY_MS
+
+
+def _application(routes: Iterable[web.RouteDef]) -> web.Application:
+    app = web.Application(middlewares=[problems])
+    app.add_routes(routes)
+    return app
 
 
 def _identity(spoke: Spoke, keys: OwnKeys) -> dict[str, Any]:
@@ -228,9 +247,12 @@ def _report_valkey(reason: str) -> None:
     _log.error("valkey.ended", reason=reason)
 
 
-async def _work(parts: _Parts, listener: Redis, server: EmbeddedValkey | None, stop: asyncio.Event) -> None:
+async def _work(
+    parts: _Parts, audit: Audit, listener: Redis, server: EmbeddedValkey | None, stop: asyncio.Event
+) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
+            group.create_task(audit.run()),
             group.create_task(_listen(parts, listener)),
             group.create_task(parts.worker.run()),
             group.create_task(parts.store_guard.watch()),
@@ -255,15 +277,17 @@ async def serve(spoke: Spoke, ready: Callable[[str], None]) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(spoke.directory.path))
         client, listener, server = await stack.enter_async_context(_valkey(spoke))
-        trust = stack.enter_context(closing(spoke.open_trust()))
+        audit = stack.enter_context(closing(spoke.open_audit()))
+        stores = _Stores(audit, stack.enter_context(closing(spoke.open_trust(audit))))
+        stack.enter_context(audit.serving())
         session = await stack.enter_async_context(open_session())
         supervisor = await stack.enter_async_context(Supervisor())
-        parts = _Parts(spoke, client, trust, session, supervisor)
+        parts = _Parts(spoke, client, stores, session, supervisor)
         await parts.store_guard.open()
         stack.push_async_callback(parts.store_guard.close)
         url = await stack.enter_async_context(listening(parts.app, spoke.settings.node.listen))
         stack.enter_context(announced(spoke.directory.path, url))
         _log.info("node.ready", node=spoke.me.instance, url=url)
         ready(url)
-        await _work(parts, listener, server, stop)
+        await _work(parts, audit, listener, server, stop)
         _log.info("node.stopping", node=spoke.me.instance)

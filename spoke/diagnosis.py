@@ -191,7 +191,7 @@ def _check_policy(spoke: Spoke) -> Finding:
 
 
 async def _check_hubs(spoke: Spoke) -> AsyncIterator[Finding]:
-    with closing(spoke.open_trust()) as trust:
+    with closing(spoke.open_audit()) as audit, closing(spoke.open_trust(audit)) as trust:
         hubs = [peer for peer in trust.current().peers() if peer.kind == "hub"]
     if not hubs:
         yield Finding("hubs", "warn", "there is none", "join one: spoke join INVITE")

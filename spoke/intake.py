@@ -8,9 +8,10 @@ from typing import Final
 
 import structlog
 
+from common.audit_file import Audit
 from common.clock import Clock
 from common.envelope import CommandBody
-from common.errors import BadSignature, HubspokeError
+from common.errors import BadSignature, HubspokeError, sent_by
 from common.inbox import Inbox
 from spoke.rotating import Rotating
 from spoke.router import Router
@@ -22,8 +23,15 @@ class Intake:
     """Takes envelopes of hubs; `refused` counts the code of each that was not taken."""
 
     def __init__(
-        self, inbox: Inbox, router: Router, rotating: Rotating, clock: Clock, refused: Callable[[str], None]
+        self,
+        inbox: Inbox,
+        router: Router,
+        rotating: Rotating,
+        clock: Clock,
+        refused: Callable[[str], None],
+        audit: Audit,
     ) -> None:
+        self._audit = audit
         self._inbox = inbox
         self._router = router
         self._rotating = rotating
@@ -34,7 +42,8 @@ class Intake:
         """Return the REPLY to a received envelope; raises `EnvelopeRejected`, `RateLimited`, `Unavailable`."""
         admitted = self._inbox.admit(raw, self._clock.now_ms() / 1000)
         answer = self._router.answer if isinstance(admitted.envelope.body, CommandBody) else self._rotating.answer
-        return await answer(admitted)
+        with sent_by(admitted.peer.instance):
+            return await answer(admitted)
 
     @contextmanager
     def audited(self, remote: str | None, transport: str = "post") -> Iterator[None]:
@@ -45,4 +54,5 @@ class Intake:
             reason = error.reason if isinstance(error, BadSignature) else error.message
             _log.warning("envelope.refused", code=error.code, reason=reason, remote=remote, transport=transport)
             self._refused(error.code)
+            self._audit.refuse("envelope.refused", error.code, peer=error.sender, address=remote, detail=reason)
             raise

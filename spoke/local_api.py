@@ -13,9 +13,10 @@ from typing import Annotated, Any, Final
 from aiohttp import web
 from pydantic import Field
 
+from common.audit_file import Audit, acting
 from common.clock import SystemClock
 from common.commands import DEFAULT_GRACE_S, MAX_REASON
-from common.errors import PeerError
+from common.errors import CommandRefused, PeerError
 from common.http import (
     Handler,
     InvalidRequest,
@@ -90,7 +91,10 @@ def _integer(query: Mapping[str, str], name: str, default: int, most: int) -> in
 class LocalApi:
     """The routes for this machine."""
 
-    def __init__(self, access: Access, spawner: LocalSpawner, queue: Queue, runs: Runs, metrics: Metrics) -> None:
+    def __init__(
+        self, access: Access, spawner: LocalSpawner, queue: Queue, runs: Runs, metrics: Metrics, audit: Audit
+    ) -> None:
+        self._audit = audit
         self._access = access
         self._spawner = spawner
         self._queue = queue
@@ -116,14 +120,26 @@ class LocalApi:
 
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
-            self._access.check(request)
-            return await handler(request)
+            try:
+                self._access.check(request)
+            except Unauthorized as error:
+                asked = f"{request.method} {request.path}"
+                self._audit.refuse("token.refused", error.code, address=request.remote, detail=asked)
+                raise
+            with acting("local.token"):
+                return await handler(request)
 
         return guarded
 
     async def _spawn(self, request: web.Request) -> web.Response:
         wanted = await read_json(request, LocalSpawnRequest)
-        record = await self._spawner.spawn(wanted)
+        self._audit.intend("spawn.asked", agents=[wanted.agent_id], task=wanted.task_id)
+        try:
+            record = await self._spawner.spawn(wanted)
+        except CommandRefused as refused:
+            await self._audit.record("spawn.decided", outcome=refused.code, agents=[wanted.agent_id])
+            raise
+        await self._audit.record("spawn.decided", outcome="accepted", agents=[record.ref.agent_id])
         return json_response({"agentId": record.ref.agent_id, "status": record.status}, status=201)
 
     async def _find(self, request: web.Request) -> AgentRecord:
@@ -152,6 +168,8 @@ class LocalApi:
         record = await self._find(request)
         step = KillStep(record.ref.agent_id, wanted.grace_s, "killed_by_operator", wanted.reason)
         killed = await self._queue.kill(AgentRef(record.ref.tenant, record.ref.agent_id), step)
+        peer = record.fields.get("peer")
+        await self._audit.note("kill.decided", agents=[record.ref.agent_id], peer=peer, reason=wanted.reason)
         return json_response(shown(killed or record))
 
     async def _logs(self, request: web.Request) -> web.Response:
@@ -173,6 +191,7 @@ class LocalApi:
     async def _set_flag(self, request: web.Request, flag: str) -> web.Response:
         wanted = await read_json(request, FlagRequest)
         await self._queue.set_flag(flag, on=wanted.on)
+        await self._audit.note("queue.changed", flag=flag, on=wanted.on)
         return json_response(await self._queue.load())
 
     async def _health(self, _request: web.Request) -> web.Response:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 
 from common import strict_json
+from common.audit_file import Audit, AuditUnavailable
 from common.commands import Command, Kill, Logs, Spawn, StatusOf
 from common.connection import Admitted
 from common.envelope import MAX_ITEMS_BYTES
@@ -23,6 +24,7 @@ from common.errors import CommandRefused, NotAllowed
 from common.exchange import Exchange
 from common.peers import Peer
 from spoke.agent_record import AgentRecord
+from spoke.decisions import decisions, starts_something
 from spoke.policy import Policy, check_command
 from spoke.queue import KillStep, NoStep, Queue, Sender, SpawnStep, StatusStep, Step, StepRefused
 from spoke.runs import Runs
@@ -41,6 +43,8 @@ _DETAIL: Final = {
     "draining": "this spoke takes no new agents for now",
 }
 """What a peer reads beside a code that the queue decided."""
+
+_UNAUDITED: Final = "this spoke cannot write its audit file and takes no new agents until it can"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,9 @@ class Router:
         policy_of: Callable[[Peer], Policy],
         oldest_ms: Callable[[], int],
         id_time_ms: Callable[[str], int],
+        audit: Audit,
     ) -> None:
+        self._audit = audit
         self._queue = queue
         self._runs = runs
         self._exchange = exchange
@@ -136,12 +142,37 @@ class Router:
         policy = self._policy_of(peer)
         sender = Sender(peer.tenant, peer.instance, policy)
         planned = plan(envelope.commands, policy, self._oldest_ms(), self._id_time_ms)
+        planned = self._announce(admitted, planned)
         answers = await self._queue.accept(sender, envelope.claims.jti, envelope.raw, [each.step for each in planned])
         logs = sum(isinstance(each.command, Logs) for each in planned)
         log_limit = MAX_ITEMS_BYTES // _WORST_ESCAPE // max(logs, 1)
         results = [self._result(each, found, log_limit) for each, found in zip(planned, answers, strict=True)]
+        await self._decided(admitted, results)
         _record(peer, envelope.claims.jti, planned, results, time.perf_counter() - started)
         return self._exchange.reply(peer.instance, envelope.claims.jti, fit(results))
+
+    def _announce(self, admitted: Admitted, planned: list[Planned]) -> list[Planned]:
+        """Write down what is about to be started; where that cannot be written, nothing is (fault 29).
+
+        What only looks or stops is done all the same, also beside spawns of the same envelope.
+        """
+        commands = admitted.envelope.commands
+        if not starts_something(commands):
+            return planned
+        try:
+            self._audit.intend("command.received", **_envelope_of(admitted), count=len(commands))
+        except AuditUnavailable:
+            if all(starts_something([command]) for command in commands):
+                raise
+            return [_withheld(each) if starts_something([each.command]) else each for each in planned]
+        return planned
+
+    async def _decided(self, admitted: Admitted, results: Sequence[dict[str, Any]]) -> None:
+        """Write down what was decided; what could not be withheld goes to the log instead."""
+        commands = admitted.envelope.commands
+        is_held = starts_something(commands) and self._audit.is_available
+        write = self._audit.record if is_held else self._audit.note
+        await write("command.decided", **_envelope_of(admitted), decisions=decisions(commands, results))
 
     def _result(self, planned: Planned, found: AgentRecord | StepRefused | None, log_limit: int) -> dict[str, Any]:
         command = planned.command
@@ -154,6 +185,15 @@ class Router:
             piece = self._runs.read_log(found.ref, found.attempt, command.offset, min(command.limit, log_limit))
             return {"id": command.id, "log": piece.to_json(ended=found.terminal)}
         return {"id": command.id, "agent": found.to_status()}
+
+
+def _envelope_of(admitted: Admitted) -> dict[str, object]:
+    envelope = admitted.envelope
+    return {"peer": admitted.peer.instance, "kid": envelope.kid, "jti": envelope.claims.jti}
+
+
+def _withheld(planned: Planned) -> Planned:
+    return Planned(planned.command, NoStep(), CommandRefused("draining", _UNAUDITED))
 
 
 def _record(peer: Peer, jti: str, planned: Sequence[Planned], results: Sequence[dict[str, Any]], took_s: float) -> None:

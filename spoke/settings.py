@@ -10,6 +10,7 @@ from pydantic import Field
 
 from common.agent_state import AgentType
 from common.configuration import (
+    AuditSection,
     ConfigError,
     NodeDirectory,
     NodeSection,
@@ -96,6 +97,7 @@ class SpokeSettings(NodeSettings):
     valkey: ValkeySection = ValkeySection()
     limits: LimitsSection = LimitsSection()
     local: LocalSection = LocalSection()
+    audit: AuditSection = AuditSection()
     agents: dict[AgentType, AgentConfig] = Field(default_factory=dict)
     policy: Policy = Policy()
 

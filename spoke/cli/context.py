@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 import click
 
+from common.audit_file import acting
 from common.command_line import Output
 from common.configuration import default_directory
 from common.directory import announced_url
-from common.keyfiles import load_signing_key, load_token
+from common.keyfiles import load_token
 from common.trust_store import TrustStore
 from spoke.client import LocalClient
 from spoke.settings import SpokeDirectory, SpokeSettings, load
@@ -33,8 +35,15 @@ class SpokeContext:
     @contextmanager
     def trust(self, settings: SpokeSettings) -> Iterator[TrustStore]:
         """Open the trust store, with the node running or not."""
-        key = load_signing_key(self.directory.key_file(settings.node.id))
-        with closing(TrustStore(self.directory.trust_file, settings.node.id, key.public)) as store:
+        from spoke.app import Spoke
+
+        spoke = Spoke.load(self.directory, settings)
+        # Every change is audited, under the name of whoever runs the command.
+        with (
+            closing(spoke.open_audit()) as audit,
+            closing(spoke.open_trust(audit)) as store,
+            acting(f"cli:{os.getuid()}"),
+        ):
             yield store
 
     def call(
