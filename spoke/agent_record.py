@@ -7,7 +7,7 @@ A record is flat: the field names of `scripts/_agent.lua` and text. Decides noth
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -147,8 +147,3 @@ def read_record(flat: Sequence[bytes], place: Sequence[Any] = ()) -> AgentRecord
     """Read the answer of `describe` in the scripts: fields, and `[position, reason]` or nothing."""
     stands = Place(int(place[0]), place[1].decode()) if place else None
     return AgentRecord(decode_fields(flat), stands)
-
-
-def encode_statuses(records: Iterable[AgentRecord]) -> list[dict[str, Any]]:
-    """Return the statuses of many records."""
-    return [record.to_status() for record in records]

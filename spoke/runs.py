@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _TASK: Final = "task.json"
 _RESULT: Final = "result.json"
 _ORIGIN: Final = "origin.json"
 _SETTLED: Final = "settled"
+_TENANT: Final = re.compile(r"[a-z0-9][a-z0-9.~-]*\Z")
 _PARTIAL_CHARACTER_BYTES: Final = 3
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -126,7 +128,7 @@ class Runs:
 
     def run(self, ref: AgentRef, attempt: int) -> Run:
         """Return the run of an attempt, whether it is there or not; raises `TamperedRecord` for ids that are none."""
-        if not is_uuid7(ref.agent_id) or "/" in ref.tenant or ref.tenant.startswith("."):
+        if not is_uuid7(ref.agent_id) or not _TENANT.match(ref.tenant):
             raise TamperedRecord("the queue names an agent that cannot be")
         return Run(self.root / ref.tenant / ref.agent_id / str(attempt))
 
@@ -156,9 +158,11 @@ class Runs:
             descriptor = os.open(self.run(ref, attempt).directory / LOG, _READ)
         except OSError:
             return LogSlice(offset, b"", end=True)
-        with os.fdopen(descriptor, "rb") as log:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or offset >= status.st_size:
                 return LogSlice(offset, b"", end=True)
-            log.seek(offset)
-            data = log.read(limit)
+            data = os.pread(descriptor, limit, offset)
             return LogSlice(offset, data, end=offset + len(data) >= os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
