@@ -23,7 +23,7 @@ from common.envelope import MAX_ITEMS_BYTES
 from common.errors import CommandRefused, NotAllowed
 from common.exchange import Exchange
 from common.peers import Peer
-from spoke.agent_record import AgentRecord
+from spoke.agent_record import AgentRecord, TamperedRecord
 from spoke.decisions import decisions, starts_something
 from spoke.policy import Policy, check_command
 from spoke.queue import KillStep, NoStep, Queue, Sender, SpawnStep, StatusStep, Step, StepRefused
@@ -184,7 +184,12 @@ class Router:
         if isinstance(command, Logs):
             piece = self._runs.read_log(found.ref, found.attempt, command.offset, min(command.limit, log_limit))
             return {"id": command.id, "log": piece.to_json(ended=found.terminal)}
-        return {"id": command.id, "agent": found.to_status()}
+        try:
+            return {"id": command.id, "agent": found.to_status()}
+        except TamperedRecord as error:
+            # The others' answers must not be lost with it.
+            _log.error("agent.tampered", agent_id=command.id, reason=error.message)
+            return error_result(command.id, "invalid", "this agent's record cannot be read here", retryable=False)
 
 
 def _envelope_of(admitted: Admitted) -> dict[str, object]:
