@@ -9,7 +9,9 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
+from common.audit_file import AuditBounds
 from common.configuration import (
+    AuditSection,
     ConfigError,
     NodeDirectory,
     NodeSection,
@@ -214,5 +216,13 @@ def test_the_files_of_a_node() -> None:
     place = NodeDirectory(Path("/srv/spoke"))
     assert place.trust_file == Path("/srv/spoke/trust.db")
     assert place.key_file("build-1") == Path("/srv/spoke/keys/build-1.key")
+    assert place.key_files("build-1").directory == Path("/srv/spoke/keys")
+    assert str(place.audit.path).startswith("/srv/spoke/")
     assert place.valkey_target(ValkeySection()) == Path("/srv/spoke/valkey")
     assert place.valkey_target(ValkeySection(url="unix:///run/valkey.sock")) == "unix:///run/valkey.sock"
+
+
+def test_bounds_of_the_audit_and_the_overlap_in_their_units() -> None:
+    bounds = AuditSection(checkpoint_lines=5, checkpoint_s=7, file_mib=2, files=3).bounds
+    assert bounds == AuditBounds(5, 7, 2 * 1024 * 1024, 3)
+    assert NodeSection(id="build-1", listen="127.0.0.1:0", overlap_h=2).overlap_s == 7200

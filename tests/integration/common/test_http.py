@@ -28,6 +28,7 @@ from common.http import (
     InvalidRequest,
     Unauthorized,
     check_bearer,
+    encode_problem,
     is_from_loopback,
     json_response,
     problem,
@@ -231,6 +232,16 @@ def test_an_error_becomes_a_problem_document(error: HubspokeError, status: int, 
     assert document == {"status": status, "code": error.code, "detail": error.message, **error.extra}
     for name in ("Retry-After", "WWW-Authenticate"):
         assert answer.headers.get(name) == headers.get(name)
+
+
+@pytest.mark.parametrize(
+    ("error", "wait"),
+    [(Unavailable("no store", retry_after_s=3), 3), (RateLimited("slower", retry_after_s=7), 7), (Invalid("no"), None)],
+    ids=["away", "over the rate", "an invalid command"],
+)
+def test_without_headers_the_document_says_how_long_to_wait(error: HubspokeError, wait: int | None) -> None:
+    document = json.loads(encode_problem(error))
+    assert (document["code"], document["status"], document.get("retryAfterS")) == (error.code, error.http_status, wait)
 
 
 async def fail_locally(request: web.Request) -> web.Response:

@@ -331,6 +331,41 @@ def test_the_same_invite_is_noted_once(store: TrustStore) -> None:
         store.redeem(introduction(invite=INVITE), NOW_S + 61)
 
 
+def test_open_invites_are_those_that_still_let_somebody_in(store: TrustStore, other: TrustStore) -> None:
+    for number, lifetime_s in ((1, 60), (2, 30), (3, 10), (4, 90)):
+        store.add_invite(id_of(number), NOW_S + lifetime_s, {"number": str(number)})
+    store.redeem(introduction(invite=id_of(4)), NOW_S)
+    found = [(each.invite, each.expires_s, dict(each.labels)) for each in other.open_invites(NOW_S + 10)]
+    assert found == [(id_of(2), NOW_S + 30, {"number": "2"}), (id_of(1), NOW_S + 60, {"number": "1"})]
+
+
+def test_a_withdrawn_invite_lets_nobody_in(store: TrustStore, other: TrustStore) -> None:
+    store.add_invite(INVITE, NOW_S + 60, {})
+    store.withdraw_invite(INVITE)
+    assert other.open_invites(NOW_S) == []
+    with pytest.raises(InviteRefused):
+        other.redeem(introduction(invite=INVITE), NOW_S)
+
+
+def test_what_is_no_open_invite_cannot_be_withdrawn(store: TrustStore) -> None:
+    store.add_invite(INVITE, NOW_S + 60, {})
+    joined = store.redeem(introduction(invite=INVITE), NOW_S)
+    for invite in (INVITE, id_of(2)):
+        with pytest.raises(InviteRefused, match="no open invite"):
+            store.withdraw_invite(invite)
+    assert store.redeem(introduction(invite=INVITE), NOW_S) == joined
+
+
+def test_rules_of_a_peers_own_are_kept_and_cleared(store: TrustStore, other: TrustStore) -> None:
+    store.add(spoke(), "active", NOW_S)
+    assert store.set_policy(SPOKE, {"agents": 1}).policy == other.find(SPOKE).policy == {"agents": 1}
+    assert store.set_policy(SPOKE, {}).policy == other.find(SPOKE).policy == {}
+    assert store.set_policy(SPOKE, None).policy is other.find(SPOKE).policy is None
+    with pytest.raises(PeerRefused) as refused:
+        store.set_policy("nobody", {})
+    assert refused.value.code == "not_found"
+
+
 @pytest.mark.attack(63)
 def test_no_secret_is_in_the_file(path: Path, store: TrustStore) -> None:
     from common.invites import secret_of
