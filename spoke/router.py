@@ -96,20 +96,22 @@ def refused_by_queue(refused: StepRefused) -> CommandRefused:
 
 
 def fit(results: list[dict[str, Any]], limit: int = MAX_ITEMS_BYTES) -> list[bytes]:
-    """Encode results for one REPLY; where they would not fit, the largest `result`s are left out.
+    """Encode results for one REPLY; where they would not fit, the largest `result`s are left out, then receipts.
 
     The hub has those from the EVENT of the agent's end, or asks for fewer agents at once.
     """
-    encoded = [strict_json.encode(result) for result in results]
+    shown = list(results)
+    encoded = [strict_json.encode(result) for result in shown]
     excess = sum(len(item) + 1 for item in encoded) - limit
-    for number in sorted(range(len(encoded)), key=lambda number: -len(encoded[number])):
-        if excess <= 0:
-            break
-        agent = results[number].get("agent")
-        if agent is not None:
-            shorter = strict_json.encode({**results[number], "agent": {**agent, "result": None}})
-            excess -= len(encoded[number]) - len(shorter)
-            encoded[number] = shorter
+    for member in ("result", "receipt"):
+        for number in sorted(range(len(encoded)), key=lambda number: -len(encoded[number])):
+            if excess <= 0:
+                return encoded
+            if "agent" in shown[number]:
+                shown[number] = {**shown[number], "agent": {**shown[number]["agent"], member: None}}
+                shorter = strict_json.encode(shown[number])
+                excess -= len(encoded[number]) - len(shorter)
+                encoded[number] = shorter
     return encoded
 
 
