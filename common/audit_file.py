@@ -110,8 +110,9 @@ class Audit:
         """Write a decision and wait until it is on the disk; raises `AuditUnavailable`."""
         await self._record([Entry(event, fields)])
 
-    async def _record(self, entries: Sequence[Entry]) -> None:
-        number = self._write(entries)
+    async def _record(self, entries: Sequence[Entry], seal: str | None = None) -> None:
+        # Written, and so signed, here: the trust store, which knows the key of now, belongs to this thread.
+        number = self._write(entries, seal)
         while self._synced < number:
             # Whoever finds no visit to the disk under way begins one; the others wait for it, and perhaps for the next.
             if self._visit is None:
@@ -130,12 +131,12 @@ class Audit:
             _log_unwritten(event, fields)
 
     def tell(self, event: str, fields: Mapping[str, object]) -> None:
-        """Write a change of trust and wait for the disk here; raises `AuditUnavailable`, and then it must not be done.
+        """Write a change of trust, sealed, and wait for the disk; raises `AuditUnavailable`: then it must not be done.
 
         What takes trust away is never held up: it goes to the log instead.
         """
         try:
-            self._sync(self._write([Entry(event, fields)]))
+            self._sync(self._write([Entry(event, fields)], seal="change"))
         except AuditUnavailable:
             if not takes_away(event, fields):
                 raise
@@ -166,11 +167,11 @@ class Audit:
         if entries or not self.is_available:
             await self._record(entries or [Entry("audit.resumed")])
         if self._chain.head.number > self._sealed and self._clock.now_ms() >= self._seal_at_ms:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self.seal, "time")
+            await self._record([], "time")
 
     @contextmanager
     def serving(self) -> Iterator[Audit]:
-        """Seal at the start of the block and at its end; a node that cannot, runs and takes nothing new until it can."""
+        """Seal at the start of the block and at its end; a node that cannot runs on and takes nothing new meanwhile."""
         with suppress(AuditUnavailable):
             self.seal("start")
         try:

@@ -162,3 +162,11 @@ async def test_restored_from_an_old_backup_it_heals_from_what_the_spokes_say(own
         assert status == 202
         await eventually(lambda: spoke.sent(request["agentId"]) == 2, "the spawn is sent again")
         assert (await own.until_delivery(request["agentId"], "delivered"))["status"] == "completed"
+
+
+async def test_it_goes_on_after_it_has_sealed_its_audit(tmp_path: Path) -> None:
+    with HubNode(tmp_path, toml="\n[audit]\ncheckpoint_s = 1\n") as own:
+        async with StandinSpoke(own) as spoke:
+            await own.until_delivery(await own.spawn(spoke.id), "delivered")
+            await eventually(lambda: own.log_lines("audit.checkpoint", cause="time"), "a checkpoint in time")
+            await own.until_delivery(await own.spawn(spoke.id), "delivered")
