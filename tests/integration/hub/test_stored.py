@@ -267,8 +267,8 @@ async def test_what_is_known_of_an_agent(stored: Stored, told: list[dict[str, An
 
 async def test_the_answer_to_a_question_tells_a_new_place_but_loses_no_result(stored: Stored) -> None:
     agent_id = numbered_id()
-    queued = {"status": "queued", "seq": 1, "queue": {"position": 3, "waitingFor": "slot"}}
-    done = {"status": "completed", "seq": 2, "result": {"summary": "a"}}
+    queued: dict[str, Any] = {"status": "queued", "seq": 1, "queue": {"position": 3, "waitingFor": "slot"}}
+    done: dict[str, Any] = {"status": "completed", "seq": 2, "result": {"summary": "a"}}
     for outcome, members, expected in (
         ("event", queued, queued),
         ("answer", {**queued, "queue": None}, {**queued, "queue": None}),
@@ -297,7 +297,7 @@ async def test_no_other_tenant_touches_an_agent(stored: Stored) -> None:
 
 
 async def test_a_replay_mark_is_taken_once_and_expires_after_the_window(stored: Stored) -> None:
-    mark = ReplayMark("build-1:0199", 60_000)
+    mark = ReplayMark("build-1:0199", 60_000, NOW_MS // 1000)
     assert await stored.agents.record(PEER, [], NOW_MS, mark) == []
     for again in (stored.agents.record(PEER, [], NOW_MS, mark), stored.agents.mark(mark)):
         with pytest.raises(EnvelopeRejected) as refusal:
