@@ -47,13 +47,16 @@ from common.valkey import check_durability, connect, connect_blocking
 from spoke.attendant import Attendant
 from spoke.dialer import Dialer, Greeter
 from spoke.events import Courier
+from spoke.eviction import Eviction
 from spoke.federation_routes import FederationRoutes
 from spoke.git import Git
 from spoke.intake import Intake
+from spoke.joining import Joiner
 from spoke.launching import Launcher
 from spoke.local_api import Access, LocalApi
 from spoke.local_spawn import LocalSpawner
 from spoke.metrics import Metrics
+from spoke.petition import Petition
 from spoke.policy import LOCAL_POLICY, Policy, read_policy
 from spoke.queue import Bounds, Queue
 from spoke.rotating import Rotating
@@ -156,11 +159,7 @@ class _Parts:
         exchange = Exchange(me, keys, inbox, Carrier(links, post), clock)
         runs = Runs(directory.runs)
         commands = StoredCommands(me.instance, keys.keyring, trust.current, spoke.policy_of)
-        workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)))
-        launcher = Launcher(
-            settings.agents, os.environ, settings.limits.log_mib, directory=directory.path, groups=_groups(settings)
-        )
-        attendant = Attendant(self.queue, commands, workspaces, sup, runs, launcher, clock)
+        attendant = _attendant(spoke, self.queue, commands, sup, runs)
         self.worker = Worker(self.queue, attendant, self._limits, node=_name(directory.path), life=clock.new_id())
         watched = Watched(client, self.queue.prefix, MarkFile(directory.path))
         self.store_guard = StoreGuard(
@@ -169,7 +168,10 @@ class _Parts:
         self.courier = Courier(self.queue, exchange, trust.current)
         router = Router(self.queue, runs, exchange, spoke.policy_of, self._oldest_ms, uuid7_time_ms, audit)
         metrics = Metrics(self.queue)
-        rotating, self.announcer = _rotating(spoke, trust, self.queue, keys, exchange)
+        rotating, announcer = _rotating(spoke, trust, self.queue, keys, exchange)
+        petition = Petition(Joiner(me, keys, settings.node.url, clock), session, trust)
+        self.of_peers = (announcer.run, Eviction(self.queue, trust.current).run, petition.run)
+        """What goes on in the background because of changes of trust."""
         intake = Intake(inbox, router, rotating, clock, metrics.refused, audit)
         greeter = Greeter(keys, inbox, exchange, clock, self._capacity, settings.node.labels)
         self.dialer = Dialer(greeter, links, intake, session, trust, self.courier.reached)
@@ -196,6 +198,16 @@ def _application(routes: Iterable[web.RouteDef]) -> web.Application:
     app = web.Application(middlewares=[problems])
     app.add_routes(routes)
     return app
+
+
+def _attendant(spoke: Spoke, queue: Queue, commands: StoredCommands, sup: Supervisor, runs: Runs) -> Attendant:
+    """Return what takes an agent from its claim to its end."""
+    settings, directory = spoke.settings, spoke.directory
+    workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)))
+    launcher = Launcher(
+        settings.agents, os.environ, settings.limits.log_mib, directory=directory.path, groups=_groups(settings)
+    )
+    return Attendant(queue, commands, workspaces, sup, runs, launcher, SystemClock())
 
 
 def _identity(spoke: Spoke, keys: OwnKeys) -> dict[str, Any]:
@@ -257,7 +269,7 @@ async def _work(
             group.create_task(parts.worker.run()),
             group.create_task(parts.store_guard.watch()),
             group.create_task(parts.courier.run()),
-            group.create_task(parts.announcer.run()),
+            *(group.create_task(run()) for run in parts.of_peers),
         ]
         if parts.dials:
             tasks.append(group.create_task(parts.dialer.run()))

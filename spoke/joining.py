@@ -1,28 +1,36 @@
-"""Joining a hub by invite, as the spoke (PROTOCOL section 5.1).
+"""Joining a hub as the spoke: by invite, or by a request that the hub's admin has yet to approve (PROTOCOL section 5).
 
-The invite came by a way that the operator trusts and names the hub's fingerprint, so the hub proves itself first:
-nothing is sent to it before its IDENTITY was signed by exactly that key. Repeating a join that got no answer is
-harmless.
+Invite and fingerprint came by a way that the operator trusts, so the hub proves itself first: nothing is sent to it
+before its IDENTITY was signed by exactly that key. Repeating a join that got no answer is harmless, and repeating a
+request is how the spoke learns that it was approved.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 
 from common.clock import Clock
 from common.connection import Node
 from common.envelope import ANYONE, DEFAULT_LIFETIME_S, Claims, EnvelopeType, ReplyBody, seal, verify
-from common.errors import BadSignature, EnvelopeRejected
+from common.errors import BadSignature, EnvelopeRejected, PeerError
 from common.inbox import BadReply
 from common.introduction import Introduction, identity_claim, introduce
 from common.invites import Invite, InviteRefused, compute_mac, decode_secret
-from common.keyring import Keyring, OwnedKey, SigningKey
+from common.keyring import Keyring, NodeKeys, OwnedKey
 from common.peer_url import check_peer_url
-from common.peers import Peer
+from common.peers import ConnectionState, Peer
 from common.post import fetch
 from common.trust_store import NewPeer, TrustStore
+
+
+class AnotherHub(PeerError):
+    """Who answers is not the hub whose fingerprint the operator compared; nothing was sent to it."""
+
+    code = "another_hub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,43 +38,63 @@ class Joiner:
     """Joins hubs for one spoke; `url` is how hubs reach it, None behind NAT."""
 
     me: Node
-    key: SigningKey
+    keys: NodeKeys
     url: str | None
     clock: Clock
 
     async def join(self, session: aiohttp.ClientSession, trust: TrustStore, invite: Invite) -> Peer:
         """Join the hub of an invite and register it; both sides are active when this returns.
 
-        Raises `InviteRefused` (expired, another hub answered), `EnvelopeNotTaken`, `Unavailable`, `PeerRefused`.
+        Raises `InviteRefused`, `AnotherHub`, `EnvelopeNotTaken`, `BadReply`, `Unavailable`, `PeerRefused`.
         """
-        now_s = self.clock.now_ms() // 1000
-        if now_s >= invite.exp:
+        if self.clock.now_ms() // 1000 >= invite.exp:
             raise InviteRefused("the invite has expired; ask the hub's admin for a new one")
         base = check_peer_url(invite.url)
-        hub = await self._meet(session, base, invite)
-        await self._post_join(session, base, invite, hub)
-        return trust.add(NewPeer(hub.instance, "hub", hub.key, base, {}), "active", now_s)
+        hub = await self._meet(session, base, invite.fingerprint)
+        if hub.instance != invite.hub:
+            raise AnotherHub(f"who answers at {base} calls itself another id than the invite; nothing was sent to it")
+        mac = compute_mac(decode_secret(invite.secret), self.keys.current.kid, hub.instance)
+        connection = await self._post_join(session, base, hub, {"invite": invite.invite, "mac": mac})
+        if connection != "active":
+            raise BadReply("the hub did not make the connection active; ask its admin")
+        return self._register(trust, hub, base, connection)
 
-    async def _meet(self, session: aiohttp.ClientSession, base: str, invite: Invite) -> Introduction:
+    async def request(self, session: aiohttp.ClientSession, trust: TrustStore, url: str, fingerprint: str) -> Peer:
+        """Ask the hub at `url` to be let in; returns it as `pending`, or as `active` once its admin has approved.
+
+        Raises as `join` does.
+        """
+        base = check_peer_url(url)
+        hub = await self._meet(session, base, fingerprint)
+        return self._register(trust, hub, base, await self._post_join(session, base, hub, {}))
+
+    def _register(self, trust: TrustStore, hub: Introduction, base: str, connection: str) -> Peer:
+        state: ConnectionState = "active" if connection == "active" else "pending"
+        new = NewPeer(hub.instance, "hub", hub.key, base, {})
+        peer = trust.add(new, state, self.clock.now_ms() // 1000)
+        if peer.state == "pending" and state == "active":
+            return trust.approve(hub.instance, hub.key.fingerprint)
+        return peer
+
+    async def _meet(self, session: aiohttp.ClientSession, base: str, fingerprint: str) -> Introduction:
         raw = await fetch(session, "GET", f"{base}/federation/v1/identity")
         hub = introduce(
             raw, EnvelopeType.IDENTITY, audience=ANYONE, now_s=self.clock.now_ms() / 1000, skew_s=self.me.skew_s
         )
-        if hub.key.fingerprint != invite.fingerprint or hub.instance != invite.hub or hub.kind != "hub":
-            raise InviteRefused(f"who answers at {base} is not the hub that made the invite; nothing was sent to it")
+        if hub.key.fingerprint != fingerprint or hub.kind != "hub":
+            raise AnotherHub(
+                f"who answers at {base} has another fingerprint, or is no hub; nothing was sent to it. If the hub has"
+                " rotated its key, ask for its new fingerprint or a new invite"
+            )
         return hub
 
-    async def _post_join(self, session: aiohttp.ClientSession, base: str, invite: Invite, hub: Introduction) -> None:
-        claims = self._claims(hub.instance)
-        fields = {
-            "identity": identity_claim(self.me.instance, self.me.kind, self.url, (self.key.public,)),
-            "invite": invite.invite,
-            "mac": compute_mac(decode_secret(invite.secret), self.key.kid, hub.instance),
-        }
-        answer = await fetch(
-            session, "POST", f"{base}/federation/v1/join", seal(self.key, EnvelopeType.JOIN, claims, fields)
-        )
-        self._check_reply(answer, claims, hub)
+    async def _post_join(
+        self, session: aiohttp.ClientSession, base: str, hub: Introduction, proof: Mapping[str, Any]
+    ) -> str:
+        key, claims = self.keys.current, self._claims(hub.instance)
+        identity = identity_claim(self.me.instance, self.me.kind, self.url, (key.public,))
+        raw = seal(key, EnvelopeType.JOIN, claims, {"identity": identity, **proof})
+        return self._check_reply(await fetch(session, "POST", f"{base}/federation/v1/join", raw), claims, hub)
 
     def _claims(self, audience: str) -> Claims:
         now_s = self.clock.now_ms() // 1000
@@ -79,8 +107,8 @@ class Joiner:
             exp=now_s + DEFAULT_LIFETIME_S,
         )
 
-    def _check_reply(self, answer: bytes, sent: Claims, hub: Introduction) -> None:
-        """Raise `BadReply` unless the hub that we met says that the connection is active."""
+    def _check_reply(self, answer: bytes, sent: Claims, hub: Introduction) -> str:
+        """Return what the hub that we met says of the connection; raises `BadReply`."""
         try:
             keyring = Keyring([OwnedKey(hub.instance, hub.key)])
             reply = verify(answer, keyring, self.clock.now_ms() / 1000)
@@ -89,5 +117,7 @@ class Joiner:
         body = reply.body
         if not isinstance(body, ReplyBody) or body.re != sent.jti or reply.claims.aud != self.me.instance:
             raise BadReply("the hub's answer to the JOIN answers something else")
-        if [(result.id, result.connection) for result in body.results] != [(self.me.instance, "active")]:
-            raise BadReply("the hub did not make the connection active; ask its admin")
+        connection = body.results[0].connection if len(body.results) == 1 else None
+        if connection not in {"active", "pending"} or body.results[0].id != self.me.instance:
+            raise BadReply("the hub's answer to the JOIN does not say what became of the connection")
+        return str(connection)

@@ -293,6 +293,11 @@ class Queue:
         )
         return _read_described(answer)
 
+    async def evict(self, kill: KillStep, stay: Sequence[str], limit: int) -> tuple[int, int]:
+        """End the agents of all tenants but `stay`; returns how many waited, at most `limit`, and how many are held."""
+        ended, asked = await self._run("evict", kill.to_json(), kill.cause, self._bounds.retention_ms, limit, *stay)
+        return int(ended), int(asked)
+
     async def requeue(self, ref: AgentRef, requeue: Requeue) -> AgentRecord | RequeueRefused:
         """Queue the work of an agent that failed or was killed again, as a new agent of the same tenant."""
         spawn = requeue.spawn
@@ -350,6 +355,12 @@ class Queue:
             removed += int(count)
             if not last:
                 return removed
+
+    async def flags(self) -> dict[str, bool]:
+        """Return whether the queue is `paused` and whether the spoke is `draining`."""
+        with translated():
+            found = await self._client.mget(f"{self.prefix}paused", f"{self.prefix}draining")
+        return {"paused": found[0] is not None, "draining": found[1] is not None}
 
     async def set_flag(self, flag: str, *, on: bool) -> None:
         """Set or clear `paused` or `draining`."""

@@ -6,18 +6,34 @@ import asyncio
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 
 from common.command_line import relative_time
 from spoke.cli.context import SpokeContext, facts
+from spoke.cli.policy import policy
 
 if TYPE_CHECKING:
-    from common.invites import Invite
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp import ClientSession
+
+    from common.keyring import OwnedKey
     from common.peers import Peer
     from common.trust_store import TrustStore
+    from spoke.joining import Joiner
     from spoke.settings import SpokeSettings
+
+    _How = Callable[[Joiner, ClientSession, TrustStore], Awaitable[Peer]]
+
+_ASK_AGAIN_S: Final = 2.0
+
+
+def _retiring(owned: OwnedKey) -> dict[str, Any]:
+    from common.ids import rfc3339
+
+    return {"fingerprint": owned.key.fingerprint, "until": rfc3339((owned.retires_at or 0) * 1000)}
 
 
 def shown(peer: Peer) -> dict[str, Any]:
@@ -29,35 +45,56 @@ def shown(peer: Peer) -> dict[str, Any]:
         "fingerprint": peer.current_key.fingerprint,
         "url": peer.url,
         "since": peer.created_s,
+        "former": [_retiring(owned) for owned in peer.keys[1:]] or None,
         "policy": "its own" if peer.policy is not None else "the general one",
     }
 
 
-async def _join(context: SpokeContext, settings: SpokeSettings, trust: TrustStore, invite: Invite) -> Peer:
+async def _join(context: SpokeContext, settings: SpokeSettings, trust: TrustStore, how: _How) -> Peer:
     from common.clock import SystemClock
     from common.connection import Node
-    from common.keyfiles import load_signing_key
+    from common.own_keys import OwnKeys
     from common.post import open_session
     from spoke.joining import Joiner
 
-    key = load_signing_key(context.directory.key_file(settings.node.id))
+    keys = OwnKeys(context.directory.key_files(settings.node.id), trust)
     me = Node(settings.node.id, "spoke", settings.node.skew_s)
     async with open_session() as session:
-        return await Joiner(me, key, settings.node.url, SystemClock()).join(session, trust, invite)
+        return await how(Joiner(me, keys, settings.node.url, SystemClock()), session, trust)
+
+
+def _by_invite(text: str) -> _How:
+    from common.invites import parse_invite
+
+    invite = parse_invite(sys.stdin.readline() if text == "-" else text)
+    return lambda joiner, session, trust: joiner.join(session, trust, invite)
+
+
+def _by_request(url: str, fingerprint: str, wait: bool) -> _How:
+    async def ask(joiner: Joiner, session: ClientSession, trust: TrustStore) -> Peer:
+        peer = await joiner.request(session, trust, url, fingerprint)
+        while wait and peer.state == "pending":
+            await asyncio.sleep(_ASK_AGAIN_S)
+            peer = await joiner.request(session, trust, url, fingerprint)
+        return peer
+
+    return ask
 
 
 @click.command()
-@click.argument("invite")
+@click.argument("invite", required=False)
+@click.option("--request", "url", metavar="URL", help="Ask the hub at URL; its admin has to approve this spoke.")
+@click.option("--fingerprint", metavar="SHA256:…", help="The hub's fingerprint, which came by a way that you trust.")
+@click.option("--wait", is_flag=True, help="With --request: come back when the hub's admin has approved.")
 @facts
-def join(context: SpokeContext, invite: str) -> None:
-    """Join a hub by the INVITE string that its admin made (`-` reads it from stdin)."""
-    from common.invites import parse_invite
-
-    text = sys.stdin.readline() if invite == "-" else invite
+def join(context: SpokeContext, invite: str | None, url: str | None, fingerprint: str | None, wait: bool) -> None:
+    """Join a hub by the INVITE string that its admin made (`-` reads it from stdin), or by request."""
+    if (invite is None) == (url is None) or (url is None) != (fingerprint is None):
+        raise click.UsageError("give an INVITE, or --request URL with --fingerprint")
+    how = _by_invite(invite or "") if url is None else _by_request(url, fingerprint or "", wait)
     settings = context.settings()
     with context.trust(settings) as trust:
-        peer = asyncio.run(_join(context, settings, trust, parse_invite(text)))
-    context.out.facts(shown(peer))
+        context.out.facts(shown(asyncio.run(_join(context, settings, trust, how))))
 
 
 @click.group()
@@ -93,18 +130,7 @@ def show_peer(context: SpokeContext, instance: str) -> None:
         context.out.facts(shown(trust.find(instance)))
 
 
-@peer.command("policy")
-@click.argument("instance", metavar="ID")
-@facts
-def show_policy(context: SpokeContext, instance: str) -> None:
-    """Print the rules for one hub: what they do not allow is refused."""
-    from spoke.policy import Policy
-
-    settings = context.settings()
-    with context.trust(settings) as trust:
-        own = trust.find(instance).policy
-    policy = settings.policy if own is None else Policy.model_validate(dict(own))
-    context.out.facts(policy.model_dump())
+peer.add_command(policy)
 
 
 @peer.command("add")
@@ -140,7 +166,7 @@ def _set_state(context: SpokeContext, instance: str, state: str) -> None:
 @click.argument("instance", metavar="ID")
 @facts
 def suspend(context: SpokeContext, instance: str) -> None:
-    """Take nothing from a hub and start none of its agents, until `resume`."""
+    """Take nothing from a hub and start none of its agents, until `resume`; those that run go on."""
     _set_state(context, instance, "suspended")
 
 
@@ -156,5 +182,17 @@ def resume(context: SpokeContext, instance: str) -> None:
 @click.argument("instance", metavar="ID")
 @facts
 def revoke(context: SpokeContext, instance: str) -> None:
-    """End the connection for good; the same hub can only join anew and inherits nothing."""
+    """End the connection for good, and all agents of that hub; it can only join anew and inherits nothing."""
     _set_state(context, instance, "revoked")
+
+
+@peer.command("revoke-key")
+@click.argument("instance", metavar="ID")
+@click.argument("fingerprint", metavar="SHA256:…")
+@facts
+def revoke_key(context: SpokeContext, instance: str, fingerprint: str) -> None:
+    """Stop believing a former key of a hub before its overlap is over, such as one that was stolen."""
+    from common.rotation_store import RotationStore
+
+    with context.trust(context.settings()) as trust:
+        context.out.facts(shown(RotationStore(trust).revoke_key(instance, fingerprint)))
