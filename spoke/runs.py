@@ -149,6 +149,16 @@ class Runs:
         places = [self.directory(ref), *(run.directory for run in self.attempts(ref))]
         return max((place.stat().st_mtime_ns // 1_000_000 for place in places if place.exists()), default=0)
 
+    def unsettled(self) -> Iterator[Unsettled]:
+        """Yield the last attempt of each agent that was started and whose end was not recorded yet."""
+        for agent in self.root.glob("*/*/"):
+            attempts = [int(path.name) for path in agent.iterdir() if path.name.isdecimal()]
+            ref = AgentRef(agent.parent.name, agent.name)
+            if attempts and is_uuid7(ref.agent_id):
+                run = self.run(ref, max(attempts))
+                if (run.directory / LAUNCH).exists() and not (run.directory / _SETTLED).exists():
+                    yield Unsettled(ref, max(attempts), run)
+
     def read_log(self, ref: AgentRef, attempt: int, offset: int, limit: int) -> LogSlice:
         """Read at most `limit` bytes of the log of an attempt; empty where there is none.
 
