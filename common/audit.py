@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -152,12 +152,12 @@ class Verdict:
 class Verification:
     """Takes the lines of one node in their order, then gives its verdict.
 
-    `current` is the node's key now: only a checkpoint made with it seals. It also seals what former keys signed.
+    `keys` are those that the node holds: only their checkpoints seal. They also seal what came before with former keys.
     """
 
-    def __init__(self, node: str, current: PublicKey, *, is_whole: bool = True) -> None:
+    def __init__(self, node: str, keys: Collection[PublicKey], *, is_whole: bool = True) -> None:
         self._node = node
-        self._current = current
+        self._keys = keys
         self._is_whole = is_whole
         self._head: Head | None = None
         self._first: Line | None = None
@@ -211,7 +211,7 @@ class Verification:
                 Finding(file, place, f"the checkpoint is not signed by {self._node}: {error.message}")
             )
             return
-        if key == self._current:
+        if key in self._keys:
             self._sealed = line.number
 
     def verdict(self) -> Verdict:
@@ -221,7 +221,7 @@ class Verification:
         last = 0 if self._head is None else self._head.number
         first = 0 if self._first is None else self._first.number
         if last and not self._sealed:
-            self._findings.append(Finding("", 0, "no checkpoint by the node's present key: nothing is sealed"))
+            self._findings.append(Finding("", 0, "no checkpoint by a key that the node holds: nothing is sealed"))
         return Verdict(first, last, self._sealed, self._last_at, tuple(self._findings))
 
     def _check_beginning(self) -> None:

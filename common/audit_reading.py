@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,13 @@ from common.errors import Malformed
 from common.keyring import PublicKey
 
 
-def verify_audit(directory: AuditDirectory, node: str, key: PublicKey, since: str = "") -> Verdict:
-    """Check the chain of the node `node`, whose key is `key`, from the first line at or after `since` (RFC 3339) on.
+def verify_audit(directory: AuditDirectory, node: str, keys: Collection[PublicKey], since: str = "") -> Verdict:
+    """Check the chain of the node `node`, which holds `keys`, from the first line at or after `since` (RFC 3339) on.
 
     Raises `AuditUnreadable`.
     """
     with directory.snapshot() as snapshot:
-        verification = Verification(node, key, is_whole=not since)
+        verification = Verification(node, keys, is_whole=not since)
         if snapshot.witness is not None:
             verification.expect(snapshot.witness)
         begun = not since

@@ -7,6 +7,7 @@ Kept in the trust store's file as SHA-256 of 32 random bytes, so the file opens 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 import sqlite3
@@ -64,10 +65,11 @@ class TokenStore:
         self._version: int | None = None
         self._by_digest: dict[str, Token] = {}
         try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
             self._database = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.execute(_SCHEMA)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise Unavailable(f"cannot open {path}: {error}") from error
 
     def close(self) -> None:

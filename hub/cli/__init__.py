@@ -14,6 +14,8 @@ COMMANDS: Final = {
     "serve": ("hub.cli.node:serve", "Run the hub until SIGTERM."),
     "invite": ("hub.cli.peers:invite", "Make a one-time invite for a spoke."),
     "peer": ("hub.cli.peers:peer", "Spokes: add, list, show, approve, suspend, resume, revoke."),
+    "token": ("hub.cli.tokens:token", "Tokens of a scope, for people and programs."),
+    "audit": ("hub.cli.audit:audit", "What was decided here, and whether somebody changed that."),
     "keys": ("hub.cli.node:keys", "This hub's own key."),
     "spawn": ("hub.cli.spawn:spawn", "Start an agent on a spoke."),
     "status": ("hub.cli.agents:status", "Show one agent."),

@@ -18,6 +18,7 @@ from hub.app import Hub
 from hub.cli.output import invocation
 from hub.client import HubClient
 from hub.settings import HubDirectory, load
+from hub.tokens import TokenStore
 
 T = TypeVar("T")
 
@@ -38,6 +39,17 @@ def open_trust(hub: Hub) -> Iterator[Any]:
     """Open the trust store, also beside a running node, which sees every change at once; all of them are audited."""
     with closing(hub.open_audit()) as audit, closing(hub.open_trust(audit)) as trust, acting(f"cli:{os.getuid()}"):
         yield trust
+
+
+@contextmanager
+def open_tokens(hub: Hub) -> Iterator[TokenStore]:
+    """Open the tokens, also beside a running node, which sees every change at once; all of them are audited."""
+    with (
+        closing(hub.open_audit()) as audit,
+        closing(TokenStore(hub.directory.trust_file, audit.tell)) as tokens,
+        acting(f"cli:{os.getuid()}"),
+    ):
+        yield tokens
 
 
 def node_url(place: HubDirectory) -> str:

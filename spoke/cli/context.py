@@ -56,7 +56,8 @@ class SpokeContext:
         return asyncio.run(client.call(method, path, query=query, body=body))
 
 
-def _context(as_json: bool) -> SpokeContext:
+def current(*, as_json: bool = False) -> SpokeContext:
+    """Return the spoke that the command line names."""
     shared = click.get_current_context().find_root().obj
     return SpokeContext(shared["directory"], Output(json=as_json or shared["json"]))
 
@@ -66,7 +67,7 @@ def facts(command: Callable[..., None]) -> Callable[..., None]:
 
     @click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
     def with_context(as_json: bool, **arguments: Any) -> None:
-        command(_context(as_json), **arguments)
+        command(current(as_json=as_json), **arguments)
 
     with_context.__doc__ = command.__doc__
     with_context.__name__ = command.__name__  # the command's name, where it is given none

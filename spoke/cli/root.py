@@ -20,6 +20,7 @@ _PLACES: Final = {
     "agent": "spoke.cli.agent",
     "queue": "spoke.cli.agent",
     "profile": "spoke.cli.profile",
+    "audit": "spoke.cli.audit",
 }
 _SUMMARIES: Final = {
     "init": "Set up a spoke in DIR.",
@@ -32,6 +33,7 @@ _SUMMARIES: Final = {
     "agent": "The agents on this machine.",
     "queue": "How much waits and runs.",
     "profile": "How agent programs are run.",
+    "audit": "What was decided here, and whether somebody changed that.",
 }
 
 

@@ -47,7 +47,7 @@ def lines(directory: AuditDirectory, wanted: Filter | None = None) -> list[dict[
 
 
 def verdict(directory: AuditDirectory, since: str = "") -> Verdict:
-    return verify_audit(directory, HUB, HUB_KEY.public, since)
+    return verify_audit(directory, HUB, [HUB_KEY.public], since)
 
 
 def said(directory: AuditDirectory) -> list[str]:
@@ -80,7 +80,7 @@ class TestWriting:
             (4, "peer.changed", "node"),
         ]
         checked = verdict(directory)
-        assert (checked.last, checked.unsealed, checked.findings) == (5, 0, ())
+        assert (checked.last, checked.unsealed, checked.findings) == (6, 0, ())
 
     async def test_files_are_for_their_owner_only(self, directory: AuditDirectory) -> None:
         with writing(directory) as audit:
@@ -525,7 +525,7 @@ class TestReading:
         with writing(directory) as audit:
             audit.tell("before", {})
             with directory.snapshot() as snapshot:
-                audit.tell("after", {})
+                audit.intend("after")
                 assert [line["event"] for line in select_lines(snapshot, Filter())] == ["before"]
 
     async def test_from_some_time_on(self, directory: AuditDirectory) -> None:
@@ -546,8 +546,8 @@ class TestReading:
     async def test_a_key_of_another_node(self, directory: AuditDirectory) -> None:
         with writing(directory) as audit:
             audit.seal("start")
-        findings = verify_audit(directory, HUB, OTHER_KEY.public).findings
-        assert [finding.what for finding in findings] == ["no checkpoint by the node's present key: nothing is sealed"]
+        findings = verify_audit(directory, HUB, [OTHER_KEY.public]).findings
+        assert [finding.what for finding in findings] == ["no checkpoint by a key that the node holds: nothing is sealed"]
 
     def test_a_file_that_cannot_be_read(self, directory: AuditDirectory) -> None:
         directory.current.mkdir(parents=True)
@@ -558,10 +558,10 @@ class TestReading:
     async def test_what_was_asked_for(self, directory: AuditDirectory, wanted: Filter, numbers: list[int]) -> None:
         with writing(directory) as audit:
             audit.seal("start")
-            audit.tell("a", {"peer": "p", "ids": ["id-1", "id-2"]})
-            audit.tell("b", {"outcome": "not_allowed", "decisions": [{"ids": ["id-3"]}]})
+            audit.intend("a", peer="p", ids=["id-1", "id-2"])
+            audit.intend("b", outcome="not_allowed", decisions=[{"ids": ["id-3"]}])
             with acting("cli:0"):
-                audit.tell("c", {})
+                audit.intend("c")
         with directory.current.open("ab") as file:
             file.write(b"damaged\n")
         assert [line["n"] for line in lines(directory, wanted)] == numbers
@@ -569,5 +569,11 @@ class TestReading:
 
 def test_lines_are_json_for_other_programs(directory: AuditDirectory) -> None:
     with writing(directory) as audit:
-        audit.tell("a", {"peer": "p"})
+        audit.intend("a", peer="p")
     assert [json.loads(line)["event"] for line in directory.current.read_text().splitlines()] == ["a"]
+
+
+def test_a_change_of_trust_is_sealed_at_once(directory: AuditDirectory) -> None:
+    with writing(directory) as audit:
+        audit.tell("peer.added", {"peer": "p"})
+    assert (verdict(directory).unsealed, said(directory)) == (0, [])

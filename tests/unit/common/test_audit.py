@@ -54,7 +54,7 @@ def good() -> Chain:
 def judge(
     lines: Sequence[bytes], *, witness: Head | None = None, is_whole: bool = True, key: SigningKey = HUB_KEY
 ) -> Verdict:
-    verification = Verification(HUB, key.public, is_whole=is_whole)
+    verification = Verification(HUB, [key.public], is_whole=is_whole)
     if witness is not None:
         verification.expect(witness)
     for place, line in enumerate(lines, 1):
@@ -158,7 +158,7 @@ def test_a_checkpoint_of_another_node_seals_nothing() -> None:
 
 def test_a_checkpoint_of_a_former_key_is_sealed_by_the_present_one() -> None:
     chain = Chain().seal(OTHER_KEY).add("key.rotated")
-    assert said(judge(chain.lines)) == ["0: no checkpoint by the node's present key: nothing is sealed"]
+    assert said(judge(chain.lines)) == ["0: no checkpoint by a key that the node holds: nothing is sealed"]
     verdict = judge(chain.seal().lines)
     assert (verdict.sealed, verdict.findings) == (3, ())
 
