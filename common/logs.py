@@ -55,3 +55,11 @@ def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
+
+
+def configure_quietly() -> None:
+    """Log warnings only, to stderr, unless logging was set up: for commands, whose stdout is their answer."""
+    import structlog
+
+    if not structlog.is_configured():
+        configure(level=logging.WARNING)

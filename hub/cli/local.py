@@ -14,6 +14,7 @@ from common.configuration import default_directory
 from common.directory import announced_url
 from common.keyfiles import load_token
 from common.listen_address import parse_listen
+from common.logs import configure_quietly
 from hub.app import Hub
 from hub.cli.output import invocation
 from hub.client import HubClient
@@ -37,6 +38,7 @@ def load_hub() -> Hub:
 @contextmanager
 def open_trust(hub: Hub) -> Iterator[Any]:
     """Open the trust store, also beside a running node, which sees every change at once; all of them are audited."""
+    configure_quietly()
     with closing(hub.open_audit()) as audit, closing(hub.open_trust(audit)) as trust, acting(f"cli:{os.getuid()}"):
         yield trust
 
@@ -44,6 +46,7 @@ def open_trust(hub: Hub) -> Iterator[Any]:
 @contextmanager
 def open_tokens(hub: Hub) -> Iterator[TokenStore]:
     """Open the tokens, also beside a running node, which sees every change at once; all of them are audited."""
+    configure_quietly()
     with (
         closing(hub.open_audit()) as audit,
         closing(TokenStore(hub.directory.trust_file, audit.tell)) as tokens,

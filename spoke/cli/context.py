@@ -16,6 +16,7 @@ from common.command_line import Output
 from common.configuration import default_directory
 from common.directory import announced_url
 from common.keyfiles import load_token
+from common.logs import configure_quietly
 from common.trust_store import TrustStore
 from spoke.client import LocalClient
 from spoke.settings import SpokeDirectory, SpokeSettings, load
@@ -37,6 +38,7 @@ class SpokeContext:
         """Open the trust store, with the node running or not."""
         from spoke.app import Spoke
 
+        configure_quietly()
         spoke = Spoke.load(self.directory, settings)
         # Every change is audited, under the name of whoever runs the command.
         with (

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.keyring import SigningKey
-from common.logs import configure, escape
+from common.logs import configure, configure_quietly, escape
 from tests.envelopes import HUB_KEY
 
 ESC = "\x1b"
@@ -155,3 +155,21 @@ def test_a_signing_key_does_not_show_itself(renderer: Any) -> None:
     assert bytes([1] * 32).hex() not in shown
     assert "0101" not in shown
     assert "\\x01" not in shown
+
+
+def test_a_command_says_no_more_than_warnings_and_never_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    structlog.reset_defaults()
+    configure_quietly()
+    structlog.get_logger("x").info("quiet")
+    structlog.get_logger("x").warning("loud")
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert json.loads(told.err)["event"] == "loud"
+
+
+def test_a_command_leaves_logging_as_somebody_set_it_up() -> None:
+    stream = io.StringIO()
+    configure(stream)
+    configure_quietly()
+    structlog.get_logger("x").info("said")
+    assert json.loads(stream.getvalue())["event"] == "said"
