@@ -156,6 +156,13 @@ class ToldView(TolerantModel):
     at: str
 
 
+class FormerKeyView(TolerantModel):
+    """A key that a peer rotated away from: until when it is still believed."""
+
+    fingerprint: str
+    retires_at: str
+
+
 class PeerView(TolerantModel):
     """A spoke, its connection, and how delivery to it goes; times are RFC 3339.
 
@@ -166,6 +173,7 @@ class PeerView(TolerantModel):
     kind: Literal["hub", "spoke"]
     state: Literal["pending", "active", "suspended", "revoked"]
     fingerprint: str
+    former_keys: list[FormerKeyView]
     url: str | None
     labels: dict[str, str]
     created_at: str

@@ -126,6 +126,10 @@ def peer_view(peer: Peer, contact: Contact | None, link: Link | None = None) -> 
         "kind": peer.kind,
         "state": peer.state,
         "fingerprint": peer.current_key.fingerprint,
+        "formerKeys": [
+            {"fingerprint": owned.key.fingerprint, "retiresAt": rfc3339((owned.retires_at or 0) * 1000)}
+            for owned in peer.keys[1:]
+        ],
         "url": peer.url,
         "labels": dict(peer.labels),
         "createdAt": rfc3339(peer.created_s * 1000),

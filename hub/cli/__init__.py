@@ -12,11 +12,11 @@ from typing import Final
 COMMANDS: Final = {
     "init": ("hub.cli.node:init", "Set up a hub: configuration, key, admin token."),
     "serve": ("hub.cli.node:serve", "Run the hub until SIGTERM."),
-    "invite": ("hub.cli.peers:invite", "Make a one-time invite for a spoke."),
+    "invite": ("hub.cli.invites:invite", "Make a one-time invite for a spoke; list and withdraw them."),
     "peer": ("hub.cli.peers:peer", "Spokes: add, list, show, approve, suspend, resume, revoke."),
     "token": ("hub.cli.tokens:token", "Tokens of a scope, for people and programs."),
     "audit": ("hub.cli.audit:audit", "What was decided here, and whether somebody changed that."),
-    "keys": ("hub.cli.node:keys", "This hub's own key."),
+    "keys": ("hub.cli.keys:keys", "This hub's own key: show, rotate."),
     "spawn": ("hub.cli.spawn:spawn", "Start an agent on a spoke."),
     "status": ("hub.cli.agents:status", "Show one agent."),
     "list": ("hub.cli.agents:list_agents", "List agents, newest first."),

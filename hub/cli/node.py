@@ -1,4 +1,4 @@
-"""`hub init`, `hub serve`, `hub keys`."""
+"""`hub init`, `hub serve`."""
 
 from __future__ import annotations
 
@@ -49,22 +49,3 @@ def serve() -> None:
 
     configure()
     asyncio.run(run_hub(load_hub(), ready))
-
-
-@click.group()
-def keys() -> None:
-    """This hub's own key."""
-
-
-@keys.command()
-@node_options
-def show() -> None:
-    """Show the fingerprint that spokes' operators compare, and the public key."""
-    from hub.cli.local import load_hub
-
-    hub = load_hub()
-    key = hub.key.public
-    if invocation().as_json:
-        print_json({"id": hub.me.instance, "kid": key.kid, "fingerprint": key.fingerprint, "jwk": key.to_jwk()})
-    else:
-        print_facts({"hub": hub.me.instance, "fingerprint": key.fingerprint, "x": key.to_jwk()["x"]})

@@ -1,54 +1,16 @@
-"""`hub peer` and `hub invite`: on the trust store itself, so also when the node is down."""
+"""`hub peer`: on the trust store itself, so also when the node is down."""
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
-from common.command_line import parse_duration, print_facts, print_json, print_table
+from common.command_line import print_facts, print_json, print_table
 from hub.cli.frame import node_options
 from hub.cli.output import invocation, show_text, show_time
-
-_LABEL: Final = re.compile(r"[A-Za-z0-9._/-]{1,64}=[^\x00-\x1f\x7f]{0,256}\Z")
-
-
-def _parse_ttl(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-def _parse_labels(_context: click.Context, _parameter: click.Parameter, labels: tuple[str, ...]) -> dict[str, str]:
-    if any(not _LABEL.match(label) for label in labels):
-        raise click.BadParameter("write NAME=VALUE")
-    return dict(label.split("=", 1) for label in labels)
-
-
-@click.command()
-@click.option("--ttl", default="24h", show_default=True, callback=_parse_ttl, help="How long it is good: 90s, 24h, 7d.")
-@click.option("--label", "labels", metavar="K=V", multiple=True, callback=_parse_labels, help="A label for the spoke.")
-@node_options
-def invite(ttl: int, labels: dict[str, str]) -> None:
-    """Print one invite string; give it to one spoke's operator, it works once."""
-    from common.clock import SystemClock
-    from common.directory import announced_url
-    from common.ids import rfc3339
-    from hub.cli.local import load_hub, open_trust
-    from hub.inviting import Inviting
-
-    hub = load_hub()
-    url = hub.settings.node.url or announced_url(hub.directory.path)
-    with open_trust(hub) as trust:
-        made = Inviting(hub.me.instance, hub.key, trust, SystemClock()).invite(url, ttl, labels)
-    if invocation().as_json:
-        print_json({"invite": made.encode(), "id": made.invite, "expiresAt": rfc3339(made.exp * 1000)})
-    else:
-        click.echo(made.encode())
 
 
 @click.group()
@@ -166,6 +128,20 @@ async def _resume_at_node(instance: str) -> None:
 def revoke(instance: str) -> None:
     """End a connection for good; joining again is a new one that inherits nothing."""
     _change(instance, "revoked")
+
+
+@peer.command("revoke-key")
+@click.argument("instance", metavar="ID")
+@click.argument("fingerprint", metavar="FINGERPRINT")
+@node_options
+def revoke_key(instance: str, fingerprint: str) -> None:
+    """Stop believing a former key of a spoke before its overlap is over, such as one that was stolen."""
+    from common.rotation_store import RotationStore
+    from hub.cli.local import load_hub, open_trust
+
+    with open_trust(load_hub()) as trust:
+        view = _plain(RotationStore(trust).revoke_key(instance, fingerprint))
+    _print_peer(view)
 
 
 def _change(instance: str, state: Any) -> None:

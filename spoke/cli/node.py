@@ -1,4 +1,4 @@
-"""`spoke init`, `serve`, `drain` and `keys`."""
+"""`spoke init`, `serve` and `drain`."""
 
 from __future__ import annotations
 
@@ -67,23 +67,3 @@ def drain(context: SpokeContext, off: bool) -> None:
     """Take no new agents: spawns are refused with `draining`, what runs goes on to its end."""
     load = context.call("POST", "/queue/drain", body={"on": not off})
     context.out.facts({"draining": not off, **load})
-
-
-@click.group()
-def keys() -> None:
-    """This spoke's key."""
-
-
-@keys.command("show")
-@facts
-def show_keys(context: SpokeContext) -> None:
-    """Print the key id and the fingerprint that the other side compares, and the public key as JWK."""
-    from common.keyfiles import load_signing_key
-
-    settings = context.settings()
-    path = context.directory.key_file(settings.node.id)
-    public = load_signing_key(path).public
-    jwk = public.to_jwk() if context.out.json else json.dumps(public.to_jwk())
-    context.out.facts(
-        {"id": settings.node.id, "kid": public.kid, "fingerprint": public.fingerprint, "jwk": jwk, "file": str(path)}
-    )
