@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -23,7 +23,6 @@ from redis.asyncio import Redis
 from common.audit_file import Audit
 from common.clock import SystemClock
 from common.configuration import EMBEDDED
-from common.connection import Node
 from common.directory import announced, exclusive
 from common.embedded_valkey import EmbeddedValkey
 from common.exchange import Exchange
@@ -32,91 +31,44 @@ from common.http import problems
 from common.ids import uuid7_time_ms
 from common.inbox import Inbox
 from common.introduction import identity_claim
-from common.keyfiles import load_signing_key, load_token
-from common.keyring import SigningKey
 from common.links import Carrier, Links
 from common.listener import listening
-from common.own_keys import KeyFiles, OwnKeys
-from common.peers import LOCAL_TENANT, Peer
+from common.own_keys import OwnKeys
+from common.peers import LOCAL_TENANT
 from common.post import PostTransport, open_session
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
 from common.store_guard import MarkFile, StoreGuard, Watched
 from common.trust_store import TrustStore
 from common.valkey import check_durability, connect, connect_blocking
-from spoke.attendant import Attendant
+from spoke.agent_parts import agent_parts
+from spoke.agent_view import AgentView
 from spoke.dialer import Dialer, Greeter
 from spoke.events import Courier
 from spoke.eviction import Eviction
 from spoke.federation_routes import FederationRoutes
-from spoke.git import Git
 from spoke.intake import Intake
 from spoke.joining import Joiner
-from spoke.launching import Launcher
-from spoke.local_api import Access, LocalApi
+from spoke.local_api import Access, Guard, LocalApi
 from spoke.local_spawn import LocalSpawner
 from spoke.metrics import Metrics
+from spoke.node import Spoke
+from spoke.operator_api import OperatorApi
 from spoke.petition import Petition
-from spoke.policy import LOCAL_POLICY, Policy, read_policy
-from spoke.queue import Bounds, Queue
+from spoke.policy import LOCAL_POLICY
+from spoke.queue import Queue
+from spoke.requeue import Requeuer
 from spoke.rotating import Rotating
 from spoke.router import Router
-from spoke.runs import Runs
 from spoke.salvage import Salvage
-from spoke.settings import SpokeDirectory, SpokeSettings
 from spoke.stored_command import StoredCommands
-from spoke.supervision import cgroup
 from spoke.supervision.supervisor import Supervisor
-from spoke.worker import Worker
-from spoke.workspace import Workspaces
+
+__all__ = ["Spoke", "serve"]
 
 _log: Final = structlog.get_logger("spoke")
 _DAY_MS: Final = 24 * 3600 * 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Spoke:
-    """One spoke before it runs: its directory, settings, key and token, all read and checked."""
-
-    directory: SpokeDirectory
-    settings: SpokeSettings
-    key: SigningKey
-    token: str = field(repr=False)
-
-    @classmethod
-    def load(cls, directory: SpokeDirectory, settings: SpokeSettings) -> Spoke:
-        """Read key and token; raises `KeyFileError`."""
-        key = load_signing_key(directory.key_file(settings.node.id))
-        return cls(directory, settings, key, load_token(directory.token_file))
-
-    @property
-    def me(self) -> Node:
-        """Who we are to the checks of every envelope."""
-        return Node(self.settings.node.id, "spoke", self.settings.node.skew_s)
-
-    @property
-    def bounds(self) -> Bounds:
-        """The limits of the queue."""
-        limits = self.settings.limits
-        return Bounds(limits.agents, limits.queue, limits.retention_days, self.settings.node.skew_s)
-
-    def policy_of(self, peer: Peer) -> Policy:
-        """Return the peer's own policy, or the one for all."""
-        return self.settings.policy if peer.policy is None else read_policy(dict(peer.policy), peer.instance)
-
-    @property
-    def key_files(self) -> KeyFiles:
-        """Its private keys."""
-        return self.directory.key_files(self.settings.node.id)
-
-    def open_trust(self, audit: Audit) -> TrustStore:
-        """Open the trust store, whose changes are audited; close it when done."""
-        return TrustStore(self.directory.trust_file, self.settings.node.id, self.key.public, audit.tell)
-
-    def open_audit(self) -> Audit:
-        """Return the audit; close it when done."""
-        bounds = self.settings.audit.bounds
-        return Audit(self.directory.audit, self.settings.node.id, self.key, SystemClock(), bounds)
+_STOP_S: Final = 10.0
 
 
 @asynccontextmanager
@@ -157,16 +109,15 @@ class _Parts:
         audit.sign_with(keys)
         links, post = Links(), None if settings.node.link == "always" else PostTransport(session)
         exchange = Exchange(me, keys, inbox, Carrier(links, post), clock)
-        runs = Runs(directory.runs)
         commands = StoredCommands(me.instance, keys.keyring, trust.current, spoke.policy_of)
-        attendant = _attendant(spoke, self.queue, commands, sup, runs)
-        self.worker = Worker(self.queue, attendant, self._limits, node=_name(directory.path), life=clock.new_id())
+        agents = agent_parts(spoke, self.queue, commands, sup, self._limits)
+        self.worker, self.janitor = agents.worker, agents.janitor
         watched = Watched(client, self.queue.prefix, MarkFile(directory.path))
         self.store_guard = StoreGuard(
-            watched, self.queue.store, clock, Salvage(self.queue, runs, commands, sup, self.worker)
+            watched, self.queue.store, clock, Salvage(self.queue, agents.runs, commands, sup, self.worker)
         )
         self.courier = Courier(self.queue, exchange, trust.current)
-        router = Router(self.queue, runs, exchange, spoke.policy_of, self._oldest_ms, uuid7_time_ms, audit)
+        router = Router(self.queue, agents.runs, exchange, spoke.policy_of, self._oldest_ms, uuid7_time_ms, audit)
         metrics = Metrics(self.queue)
         rotating, announcer = _rotating(spoke, trust, self.queue, keys, exchange)
         petition = Petition(Joiner(me, keys, settings.node.url, clock), session, trust)
@@ -176,9 +127,14 @@ class _Parts:
         greeter = Greeter(keys, inbox, exchange, clock, self._capacity, settings.node.labels)
         self.dialer = Dialer(greeter, links, intake, session, trust, self.courier.reached)
         federation = FederationRoutes(partial(_identity, spoke, keys), keys, intake, exchange)
-        spawner = LocalSpawner(me.instance, keys, self.queue, exchange, clock)
-        local = LocalApi(Access(spoke.token, settings.local.remote), spawner, self.queue, runs, metrics, audit)
-        self.app = _application([*federation.routes(), *local.routes()])
+        guard, view = Guard(Access(spoke.token, settings.local.remote), audit), AgentView(self.queue, self._limits)
+        local = LocalApi(
+            guard, LocalSpawner(me.instance, keys, self.queue, exchange, clock), view, self.queue, agents.runs, metrics
+        )
+        operator = OperatorApi(
+            guard, view, self.queue, Requeuer(keys, self.queue, commands, exchange, clock), self.janitor
+        )
+        self.app = _application([*federation.routes(), *local.routes(), *operator.routes()])
 
     def _limits(self) -> Mapping[str, int]:
         """Return whose agents may start now and how many at once: a peer that is not active starts none."""
@@ -200,16 +156,6 @@ def _application(routes: Iterable[web.RouteDef]) -> web.Application:
     return app
 
 
-def _attendant(spoke: Spoke, queue: Queue, commands: StoredCommands, sup: Supervisor, runs: Runs) -> Attendant:
-    """Return what takes an agent from its claim to its end."""
-    settings, directory = spoke.settings, spoke.directory
-    workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)))
-    launcher = Launcher(
-        settings.agents, os.environ, settings.limits.log_mib, directory=directory.path, groups=_groups(settings)
-    )
-    return Attendant(queue, commands, workspaces, sup, runs, launcher, SystemClock())
-
-
 def _identity(spoke: Spoke, keys: OwnKeys) -> dict[str, Any]:
     """Return who we are now, for an IDENTITY."""
     return identity_claim(
@@ -225,25 +171,6 @@ def _rotating(
     intake = RotationIntake(spoke.me.instance, rotations, clock, spoke.settings.node.overlap_s)
     announcer = Announcer(spoke.key_files, keys, rotations, exchange, trust.current, clock)
     return Rotating(queue, intake, exchange, spoke.policy_of), announcer
-
-
-def _groups(settings: SpokeSettings) -> Path | None:
-    """Return where the agents' control groups go, None where none were delegated to us or `cgroup` is off."""
-    base = cgroup.find_delegated() if settings.limits.cgroup == "auto" else None
-    if base is None:
-        return None
-    try:
-        agents = cgroup.prepare(base)
-    except OSError as error:
-        _log.warning("cgroup.not_used", path=str(base), reason=error.strerror)
-        return None
-    _log.info("cgroup.used", path=str(agents))
-    return agents
-
-
-def _name(directory: Path) -> str:
-    """Name the directory for leases: its inode number, which a copy of the directory does not share."""
-    return f"{os.uname().nodename}-{directory.stat().st_ino}"
 
 
 async def _listen(parts: _Parts, listener: Redis) -> None:
@@ -269,6 +196,7 @@ async def _work(
             group.create_task(parts.worker.run()),
             group.create_task(parts.store_guard.watch()),
             group.create_task(parts.courier.run()),
+            group.create_task(parts.janitor.run()),
             *(group.create_task(run()) for run in parts.of_peers),
         ]
         if parts.dials:
@@ -276,8 +204,21 @@ async def _work(
         if server is not None:
             tasks.append(group.create_task(server.keep_running(_report_valkey)))
         await stop.wait()
+        _stop_within(_STOP_S)
         for task in tasks:
             task.cancel()
+
+
+def _stop_within(seconds: float) -> None:
+    """End the process when it has not ended by then, whatever holds it up: all of it may be cut off (fault 33)."""
+
+    def cut_off() -> None:
+        _log.error("node.cut_off", after_s=seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, cut_off)
+    timer.daemon = True
+    timer.start()
 
 
 async def serve(spoke: Spoke, ready: Callable[[str], None]) -> None:

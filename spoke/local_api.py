@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from aiohttp import web
 from pydantic import Field
@@ -16,7 +16,7 @@ from pydantic import Field
 from common.audit_file import Audit, acting
 from common.clock import SystemClock
 from common.commands import DEFAULT_GRACE_S, MAX_REASON
-from common.errors import CommandRefused, PeerError
+from common.errors import CommandRefused
 from common.http import (
     Handler,
     InvalidRequest,
@@ -26,9 +26,9 @@ from common.http import (
     json_response,
     read_json,
 )
-from common.ids import is_uuid7
 from common.wire import StrictModel
 from spoke.agent_record import AgentRecord, AgentRef
+from spoke.agent_view import AgentView, Filter, shown
 from spoke.local_spawn import LocalSpawner, LocalSpawnRequest
 from spoke.metrics import CONTENT_TYPE, Metrics
 from spoke.queue import KillStep, Queue
@@ -39,24 +39,11 @@ _MAX_LISTED: Final = 1000
 _MAX_LOG_BYTES: Final = 1024 * 1024
 
 
-class AgentNotFound(PeerError):
-    """There is no such agent here."""
-
-    code = "not_found"
-    http_status = 404
-
-
 class KillRequest(StrictModel):
     """The body of a kill; all of it may be left out."""
 
     grace_s: Annotated[int, Field(ge=0, le=300)] = DEFAULT_GRACE_S
     reason: Annotated[str, Field(max_length=MAX_REASON)] | None = None
-
-
-class FlagRequest(StrictModel):
-    """The body of a drain or a pause."""
-
-    on: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +63,27 @@ class Access:
         check_bearer(request, self.token)
 
 
-def shown(record: AgentRecord) -> dict[str, Any]:
-    """Return an agent as the operator sees it: AgentStatus, whose it is, and the last detail of a failure."""
-    return {**record.to_status(), "peer": record.fields.get("peer"), "detail": record.fields.get("detail")}
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Lets those in who may call, under the name of the token, and audits the others."""
+
+    access: Access
+    audit: Audit
+
+    def __call__(self, handler: Handler) -> Handler:
+        """Return the handler for those who may call."""
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            try:
+                self.access.check(request)
+            except Unauthorized as error:
+                asked = f"{request.method} {request.path}"
+                self.audit.refuse("token.refused", error.code, address=request.remote, detail=asked)
+                raise
+            with acting("local.token"):
+                return await handler(request)
+
+        return guarded
 
 
 def _integer(query: Mapping[str, str], name: str, default: int, most: int) -> int:
@@ -92,10 +97,11 @@ class LocalApi:
     """The routes for this machine."""
 
     def __init__(
-        self, access: Access, spawner: LocalSpawner, queue: Queue, runs: Runs, metrics: Metrics, audit: Audit
+        self, guard: Guard, spawner: LocalSpawner, view: AgentView, queue: Queue, runs: Runs, metrics: Metrics
     ) -> None:
-        self._audit = audit
-        self._access = access
+        self._guard = guard
+        self._audit = guard.audit
+        self._view = view
         self._spawner = spawner
         self._queue = queue
         self._runs = runs
@@ -109,27 +115,11 @@ class LocalApi:
             ("GET", "/agents/{agent_id}/status", self._status),
             ("GET", "/agents/{agent_id}/logs", self._logs),
             ("POST", "/agents/{agent_id}/kill", self._kill),
-            ("GET", "/queue", self._show_queue),
-            ("POST", "/queue/drain", self._drain),
-            ("POST", "/queue/pause", self._pause),
             ("GET", "/healthz", self._health),
             ("GET", "/readyz", self._ready),
             ("GET", "/metrics", self._show_metrics),
         ]
-        return [web.route(method, path, self._guarded(handler)) for method, path, handler in table]
-
-    def _guarded(self, handler: Handler) -> Handler:
-        async def guarded(request: web.Request) -> web.StreamResponse:
-            try:
-                self._access.check(request)
-            except Unauthorized as error:
-                asked = f"{request.method} {request.path}"
-                self._audit.refuse("token.refused", error.code, address=request.remote, detail=asked)
-                raise
-            with acting("local.token"):
-                return await handler(request)
-
-        return guarded
+        return [web.route(method, path, self._guard(handler)) for method, path, handler in table]
 
     async def _spawn(self, request: web.Request) -> web.Response:
         wanted = await read_json(request, LocalSpawnRequest)
@@ -143,25 +133,15 @@ class LocalApi:
         return json_response({"agentId": record.ref.agent_id, "status": record.status}, status=201)
 
     async def _find(self, request: web.Request) -> AgentRecord:
-        agent_id = request.match_info["agent_id"]
-        refs = await self._queue.find(agent_id) if is_uuid7(agent_id) else []
-        found = [record for record in await self._queue.describe(refs) if record is not None] if refs else []
-        peer = request.query.get("peer")
-        matching = [record for record in found if peer is None or record.fields.get("peer") == peer]
-        if not matching:
-            raise AgentNotFound("there is no such agent on this spoke; see: spoke agent list")
-        if len(matching) > 1:
-            raise InvalidRequest("several peers have an agent of this id; say which with ?peer=ID")
-        return matching[0]
+        return await self._view.find(request.match_info["agent_id"], request.query.get("peer"))
 
     async def _status(self, request: web.Request) -> web.Response:
         return json_response(shown(await self._find(request)))
 
     async def _list(self, request: web.Request) -> web.Response:
         limit = _integer(request.query, "limit", 100, _MAX_LISTED)
-        refs = await self._queue.newest(limit)
-        records = await self._queue.describe(refs) if refs else []
-        return json_response({"agents": [shown(record) for record in records if record is not None]})
+        records = await self._view.newest(Filter.parse(request.query), limit)
+        return json_response({"agents": [shown(record) for record in records]})
 
     async def _kill(self, request: web.Request) -> web.Response:
         wanted = await read_json(request, KillRequest) if request.can_read_body else KillRequest()
@@ -178,21 +158,6 @@ class LocalApi:
         limit = _integer(request.query, "limit", 65_536, _MAX_LOG_BYTES)
         piece = self._runs.read_log(record.ref, record.attempt, offset, limit)
         return json_response(piece.to_json(ended=record.terminal))
-
-    async def _show_queue(self, _request: web.Request) -> web.Response:
-        return json_response(await self._queue.load())
-
-    async def _drain(self, request: web.Request) -> web.Response:
-        return await self._set_flag(request, "draining")
-
-    async def _pause(self, request: web.Request) -> web.Response:
-        return await self._set_flag(request, "paused")
-
-    async def _set_flag(self, request: web.Request, flag: str) -> web.Response:
-        wanted = await read_json(request, FlagRequest)
-        await self._queue.set_flag(flag, on=wanted.on)
-        await self._audit.note("queue.changed", flag=flag, on=wanted.on)
-        return json_response(await self._queue.load())
 
     async def _health(self, _request: web.Request) -> web.Response:
         return json_response({"status": "ok"})

@@ -217,7 +217,7 @@ async def test_an_agent_that_is_killed_from_outside(node: SpokeNode, hub: HubPee
     os.kill(pid, signal.SIGKILL)
     agent = await node.until_ended(spawn["id"])
     assert (agent["status"], agent["signal"]) == ("failed", "SIGKILL")
-    assert (await node.call("GET", "/queue"))[1] == {"queued": 0, "active": 0}
+    assert (await node.call("GET", "/queue"))[1] == {"queued": 0, "active": 0, "paused": False, "draining": False}
 
 
 @pytest.mark.fault(22)

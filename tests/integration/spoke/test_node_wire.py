@@ -133,7 +133,7 @@ async def test_how_agents_fail(
     await hub.ask(shared, spawn)
     ended = await shared.until_ended(spawn["id"])
     assert {name: ended[name] for name in expected} == expected
-    assert (await shared.call("GET", "/queue"))[1] == {"queued": 0, "active": 0}
+    assert (await shared.call("GET", "/queue"))[1] == {"queued": 0, "active": 0, "paused": False, "draining": False}
 
 
 async def test_a_repository_that_is_not_there(shared: SpokeNode, hub: HubPeer, tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ async def test_a_quota_holds_when_many_come_at_once(tmp_path: Path, origin: Path
         results = await asyncio.gather(*(hub.ask(node, hub.spawn(origin)) for _ in range(24)))
         codes = [result.get("error", {}).get("code") for result in results]
         assert (codes.count(None), codes.count("quota_exceeded")) == (7, 17)
-        assert (await node.call("GET", "/queue"))[1] == {"queued": 7, "active": 0}
+        assert (await node.call("GET", "/queue"))[1] == {"queued": 7, "active": 0, "paused": False, "draining": False}
 
 
 async def test_over_its_rate_a_peer_is_told_to_come_back(tmp_path: Path) -> None:
