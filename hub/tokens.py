@@ -7,7 +7,6 @@ Kept in the trust store's file as SHA-256 of 32 random bytes, so the file opens 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
 import sqlite3
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import Final
 
 from common.errors import LocalError, Unavailable
+from common.trust_tables import open_tables
 from hub.scopes import Scope
 
 PREFIX: Final = "hst_"
 """What every token begins with: programs that look for secrets in the wrong places can find it."""
 _RANDOM_BYTES: Final = 32
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?\Z")
-_BUSY_TIMEOUT_S: Final = 10
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS tokens (
     name TEXT PRIMARY KEY, digest TEXT NOT NULL UNIQUE, scope TEXT NOT NULL, created_s INTEGER NOT NULL,
@@ -64,13 +63,8 @@ class TokenStore:
         self._tell = tell
         self._version: int | None = None
         self._by_digest: dict[str, Token] = {}
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-            self._database = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.execute(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise Unavailable(f"cannot open {path}: {error}") from error
+        self._database = open_tables(path)
+        self._database.execute(_SCHEMA)
 
     def close(self) -> None:
         """Close the file."""
