@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -62,9 +64,10 @@ class TrustStoreError(LocalError):
 def open_tables(path: Path) -> sqlite3.Connection:
     """Open the file, making it when there is none; raises `TrustStoreError`."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        mode = os.fstat(descriptor).st_mode
-        os.close(descriptor)
+        _make_private(path)
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            raise TrustStoreError(f"{path} is not a regular file; put the trust store itself there")
         if mode & 0o022:
             raise TrustStoreError(f"{path} can be changed by others; compare its peers, then run: chmod 600 {path}")
         database = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
@@ -79,6 +82,13 @@ def open_tables(path: Path) -> sqlite3.Connection:
         database.close()
         raise TrustStoreError(f"{path} is no trust store: {error}; restore it from its backup") from error
     return database
+
+
+def _make_private(path: Path) -> None:
+    # Only when there is none: to close a file that this process has open through SQLite drops SQLite's locks on it, and
+    # another process would remove the log that we still write to.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def read_trust(database: sqlite3.Connection) -> Trust:
