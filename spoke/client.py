@@ -11,7 +11,7 @@ import aiohttp
 from common.command_line import Unreachable
 from common.errors import PeerError
 
-_TIMEOUT_S: Final = 15
+TIMEOUT_S: Final = 15
 _ERROR: Final = 400
 
 
@@ -27,11 +27,17 @@ class LocalClient:
     token: str
 
     async def call(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> dict[str, Any]:
         """Return the JSON of an answer; raises `Refused` with the node's code, `Unreachable`."""
         headers = {"Authorization": f"Bearer {self.token}"}
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with (
                 aiohttp.ClientSession(headers=headers, timeout=timeout) as session,

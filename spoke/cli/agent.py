@@ -1,4 +1,4 @@
-"""`spoke agent` and `spoke queue`: what runs and waits on this machine, asked of the running node."""
+"""`spoke agent`: what runs, waits and has ended on this machine, asked of the running node."""
 
 from __future__ import annotations
 
@@ -27,10 +27,16 @@ def agent() -> None:
 
 @agent.command("list")
 @click.option("--limit", default=50, show_default=True, help="How many of the newest.")
+@click.option("--status", help="Only in this state, such as failed.")
+@click.option("--reason", help="Only with this reason, such as attempts_exhausted: the dead letters.")
+@click.option("--type", "agent_type", help="Only worker, reviewer or tester.")
+@click.option("--task", help="Only of this task.")
+@click.option("--peer", help="Only of this hub.")
 @facts
-def list_agents(context: SpokeContext, limit: int) -> None:
-    """List the newest agents."""
-    rows = context.call("GET", "/agents", query={"limit": str(limit)})["agents"]
+def list_agents(context: SpokeContext, limit: int, agent_type: str | None, **wanted: str | None) -> None:
+    """List the newest agents that fit."""
+    query = {name: value for name, value in {"type": agent_type, **wanted}.items() if value is not None}
+    rows = context.call("GET", "/agents", query={"limit": str(limit), **query})["agents"]
     context.out.table(
         rows,
         {
@@ -82,6 +88,15 @@ def kill_agent(context: SpokeContext, agent_id: str, grace: int, reason: str | N
     context.out.facts(context.call("POST", _path(agent_id, "kill"), query=_query(peer), body=body))
 
 
+@agent.command("requeue")
+@click.argument("agent_id", metavar="AGENT")
+@_peer_option
+@facts
+def requeue_agent(context: SpokeContext, agent_id: str, peer: str | None) -> None:
+    """Queue the work of an agent that failed or was killed again, as a new agent, and print that."""
+    context.out.facts(context.call("POST", _path(agent_id, "requeue"), query=_query(peer)))
+
+
 @agent.command("logs")
 @click.argument("agent_id", metavar="AGENT")
 @click.option("-f", "--follow", is_flag=True, help="Wait for more until the agent has ended.")
@@ -107,10 +122,3 @@ def _visible(text: str) -> str:
     from common.logs import escape
 
     return "".join(char if char in "\n\t" else escape(char) for char in text)
-
-
-@click.command()
-@facts
-def queue(context: SpokeContext) -> None:
-    """Print how many agents wait and how many are being started or run."""
-    context.out.facts(context.call("GET", "/queue"))

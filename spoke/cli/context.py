@@ -18,7 +18,7 @@ from common.directory import announced_url
 from common.keyfiles import load_token
 from common.logs import configure_quietly
 from common.trust_store import TrustStore
-from spoke.client import LocalClient
+from spoke.client import TIMEOUT_S, LocalClient
 from spoke.settings import SpokeDirectory, SpokeSettings, load
 
 
@@ -49,13 +49,19 @@ class SpokeContext:
             yield store
 
     def call(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> dict[str, Any]:
         """Ask the running node; raises `Unreachable`, `Refused`."""
         settings = self.settings()
         url = announced_url(self.directory.path) or f"http://{settings.node.listen}"
         client = LocalClient(url, load_token(self.directory.token_file))
-        return asyncio.run(client.call(method, path, query=query, body=body))
+        return asyncio.run(client.call(method, path, query=query, body=body, timeout_s=timeout_s))
 
 
 def current(*, as_json: bool = False) -> SpokeContext:

@@ -1,4 +1,4 @@
-"""`spoke init`, `serve` and `drain`."""
+"""`spoke init` and `serve`."""
 
 from __future__ import annotations
 
@@ -58,12 +58,3 @@ def serve(context: SpokeContext) -> None:
         click.echo(json.dumps({"event": "ready", "url": url}) if context.out.json else f"ready {url}")
 
     asyncio.run(run(node, ready))
-
-
-@click.command()
-@click.option("--off", is_flag=True, help="Take new agents again.")
-@facts
-def drain(context: SpokeContext, off: bool) -> None:
-    """Take no new agents: spawns are refused with `draining`, what runs goes on to its end."""
-    load = context.call("POST", "/queue/drain", body={"on": not off})
-    context.out.facts({"draining": not off, **load})

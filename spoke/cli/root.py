@@ -12,13 +12,14 @@ import click
 _PLACES: Final = {
     "init": "spoke.cli.node",
     "serve": "spoke.cli.node",
-    "drain": "spoke.cli.node",
+    "drain": "spoke.cli.queue",
     "doctor": "spoke.cli.doctor",
     "join": "spoke.cli.peer",
     "peer": "spoke.cli.peer",
     "keys": "spoke.cli.keys",
     "agent": "spoke.cli.agent",
-    "queue": "spoke.cli.agent",
+    "queue": "spoke.cli.queue",
+    "gc": "spoke.cli.queue",
     "profile": "spoke.cli.profile",
     "audit": "spoke.cli.audit",
 }
@@ -31,7 +32,8 @@ _SUMMARIES: Final = {
     "peer": "The hubs this machine is lent to.",
     "keys": "This spoke's key: show, rotate.",
     "agent": "The agents on this machine.",
-    "queue": "How much waits and runs.",
+    "queue": "How much waits and runs; pause and resume it.",
+    "gc": "Remove what is left of agents whose time is over.",
     "profile": "How agent programs are run.",
     "audit": "What was decided here, and whether somebody changed that.",
 }
