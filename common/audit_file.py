@@ -115,13 +115,15 @@ class Audit:
         number = self._write(entries, seal)
         while self._synced < number:
             # Whoever finds no visit to the disk under way begins one; the others wait for it, and perhaps for the next.
-            if self._visit is None:
+            # One that is done is none: to wait for it gives the event loop no turn to tell anybody.
+            if self._visit is None or self._visit.done():
                 self._visit = asyncio.get_running_loop().run_in_executor(self._thread, self._sync, number)
                 self._visit.add_done_callback(self._end_visit)
             await asyncio.shield(self._visit)
 
-    def _end_visit(self, _visit: asyncio.Future[None]) -> None:
-        self._visit = None
+    def _end_visit(self, visit: asyncio.Future[None]) -> None:
+        if self._visit is visit:
+            self._visit = None
 
     async def note(self, event: str, **fields: object) -> None:
         """Write a decision as `record` does; where it cannot be written, to the log: for what must not fail, a kill."""
