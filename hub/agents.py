@@ -15,6 +15,7 @@ from common.errors import EnvelopeRejected, PeerError
 from common.handshake import Hello
 from common.peers import Peer
 from common.scripts import ScriptSet
+from common.store_mark import KnownStore, StoreMark
 from common.valkey import translated
 from hub.keyspace import Keyspace
 from hub.records import FIELDS, AgentRecord, parse_record
@@ -49,12 +50,14 @@ class ReplayMark:
 
     name: str
     life_ms: int
+    signed_s: int
 
     @classmethod
     def of(cls, claims: Claims, now_ms: int, skew_s: int = DEFAULT_SKEW_S) -> ReplayMark:
         """Return the mark of these claims."""
         closes_s = claims.exp + skew_s + _REPLAY_MARGIN_S
-        return cls(f"{claims.iss}:{claims.jti}", max(closes_s * 1000 - now_ms, _REPLAY_MARGIN_S * 1000))
+        life_ms = max(closes_s * 1000 - now_ms, _REPLAY_MARGIN_S * 1000)
+        return cls(f"{claims.iss}:{claims.jti}", life_ms, claims.iat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +75,13 @@ class Contact:
 class Agents:
     """Reads and records; every method raises `Unavailable` when Valkey is away."""
 
-    def __init__(self, client: Redis, keys: Keyspace, scripts: ScriptSet) -> None:
+    def __init__(self, client: Redis, keys: Keyspace, scripts: ScriptSet, store: KnownStore | None = None) -> None:
         self._client = client
         self._keys = keys
+        self.store = store or KnownStore()
+        """What is known of the store; without a guard that knows better it is one that nobody ever marked."""
         self._record = scripts["record"]
+        self._mark = scripts["mark"]
         self._list = scripts["list"]
 
     async def check(self) -> None:
@@ -110,22 +116,37 @@ class Agents:
     ) -> list[bool]:
         """Take in what `peer` said, in one step; returns for each whether the agent is its own (attack row 38).
 
-        Raises `EnvelopeRejected` `replayed` when the envelope of the mark was taken before.
+        Raises `EnvelopeRejected` `replayed` when the envelope of the mark was taken before, `StoreLost`.
         """
-        mark: list[Argument] = [replay.name, replay.life_ms] if replay else ["", 0]
-        head: list[Argument] = [now_ms, peer.tenant, peer.instance, EVENTS_KEPT, *mark, len(settlements)]
+        known = self.store.mark
+        head: list[Argument] = [now_ms, peer.tenant, peer.instance, EVENTS_KEPT, *self._marking(replay)]
         items = [value for settlement in settlements for value in _arguments(settlement)]
-        results = await self._record(self._client, [self._keys.prefix], [*head, *items])
-        if results is None:
-            raise EnvelopeRejected("replayed", "this envelope was accepted before; sign a fresh one")
+        answer = await self._record(self._client, [self._keys.prefix], [*head, len(settlements), *items])
+        results = self._check_accepted(known, answer)
         return [bool(result == b"ok") for result in results]
 
     async def mark(self, mark: ReplayMark) -> None:
-        """Note an envelope that is about no agent; raises `EnvelopeRejected` `replayed`."""
-        with translated():
-            fresh = await self._client.set(f"{self._keys.prefix}replay:{mark.name}", b"1", nx=True, px=mark.life_ms)
-        if not fresh:
+        """Note an envelope that is about no agent; raises `EnvelopeRejected` `replayed`, `StoreLost`."""
+        known = self.store.mark
+        accepted = await self._mark(self._client, [self._keys.prefix], self._marking(mark))
+        self._check_accepted(known, [accepted] if isinstance(accepted, int) else accepted)
+
+    def _marking(self, replay: ReplayMark | None) -> list[Argument]:
+        """Return mark, life, generation and counter; raises `StoreLost` for what may have been accepted before."""
+        known = self.store.mark
+        if replay is None:
+            return ["", 0, "", 0]
+        self.store.check_signed(replay.signed_s)
+        return [replay.name, replay.life_ms, known.generation, known.accepted]
+
+    def _check_accepted(self, known: StoreMark, answer: Any) -> Sequence[bytes]:
+        if answer is None:
             raise EnvelopeRejected("replayed", "this envelope was accepted before; sign a fresh one")
+        if answer == b"lost":
+            raise self.store.refusal()
+        self.store.saw(known.generation, answer[0])
+        results: Sequence[bytes] = answer[1:]
+        return results
 
     async def contact(self, tenant: str) -> Contact:
         """Return how delivery to a spoke goes."""

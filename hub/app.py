@@ -36,6 +36,8 @@ from common.post import PostTransport, open_session
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
 from common.scripts import ScriptSet
+from common.store_guard import MarkFile, StoreGuard, Watched
+from common.store_mark import KnownStore
 from common.trust_store import TrustStore
 from common.valkey import check_durability, connect, connect_blocking
 from hub.agents import Agents
@@ -169,7 +171,8 @@ class Parts:
         inbox = Inbox(me, trust)
         self.links = Links()
         exchange = Exchange(me, own_keys, inbox, Carrier(self.links, PostTransport(session)), clock)
-        self.agents = agents = Agents(valkey.client, keys, scripts)
+        self.store = KnownStore(me.skew_s)
+        self.agents = agents = Agents(valkey.client, keys, scripts, self.store)
         outbox = Outbox(valkey.client, keys, scripts, hub.settings.outbox.limit)
         self.sender = Sender(outbox, agents, exchange, trust, clock, metrics)
         self.feed = Feed(valkey.client, valkey.blocking, keys)
@@ -208,12 +211,24 @@ class Parts:
         self.links.end_all()
 
 
-async def _work(parts: Parts, audit: Audit, server: EmbeddedValkey | None, stop: asyncio.Event) -> None:
+async def _tell_what_is_lost() -> None:
+    """Say what a hub cannot get back by itself; everything else comes with the next word of the spokes."""
+    _log.error(
+        "outbox.lost",
+        reason="commands that no spoke had answered are gone with the store, and agents whose spokes say nothing new "
+        "are not listed; spawn and kill again what is missing (the same id is the same agent)",
+    )
+
+
+async def _work(
+    parts: Parts, audit: Audit, guard: StoreGuard, server: EmbeddedValkey | None, stop: asyncio.Event
+) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(audit.run()),
             group.create_task(parts.sender.run()),
             group.create_task(parts.feed.run()),
+            group.create_task(guard.watch()),
             group.create_task(parts.announcer.run()),
             group.create_task(parts.spawning.enqueuing.run()),
         ]
@@ -237,10 +252,14 @@ async def serve(hub: Hub, ready: Callable[[str], None]) -> None:
         stack.enter_context(stores.audit.serving())
         session = await stack.enter_async_context(open_session())
         parts = Parts(hub, valkey, stores, session)
+        watched = Watched(valkey.client, Keyspace(hub.me.instance).prefix, MarkFile(hub.directory.path))
+        guard = StoreGuard(watched, parts.store, parts.clock, _tell_what_is_lost)
+        await guard.open()
+        stack.push_async_callback(guard.close)
         url = await stack.enter_async_context(listening(parts.app, hub.settings.node.listen))
         parts.url = parts.url or url
         stack.enter_context(announced(hub.directory.path, url))
         _log.info("node.ready", node=hub.me.instance, url=url)
         ready(url)
-        await _work(parts, stores.audit, valkey.server, stop)
+        await _work(parts, stores.audit, guard, valkey.server, stop)
         _log.info("node.stopping", node=hub.me.instance)

@@ -32,6 +32,11 @@ class Metrics:
             "hub_outbox_pending", "Commands waiting, by spoke", ["spoke"], registry=self.registry
         )
         self.links = Gauge("hub_links", "Links that spokes have open", registry=self.registry)
+        self.store_refuses_until = Gauge(
+            "hub_store_lost_refuses_until_seconds",
+            "Envelopes signed up to this time are refused, because the store was lost; 0 when it never was",
+            registry=self.registry,
+        )
         self.peers = Gauge("hub_peers", "Spokes, by state of the connection", ["state"], registry=self.registry)
 
     def render(self) -> bytes:

@@ -6,6 +6,7 @@ from collections import Counter
 
 from aiohttp import web
 
+from common.clock import SystemClock
 from common.errors import HubspokeError
 from common.http import json_response
 from common.inbox import TrustSource
@@ -36,10 +37,11 @@ class Operations:
         return json_response({"status": "ok"})
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """Say whether the node can take work: its store and its trust answer."""
+        """Say whether the node can take work: its store and its trust answer, and the store was not just lost."""
         try:
             await self._agents.check()
             self._trust.current()
+            self._agents.store.check_signed(SystemClock().now_ms() // 1000)
         except HubspokeError as error:
             return json_response({"status": "unavailable", "code": error.code, "detail": error.message}, UNAVAILABLE)
         return json_response({"status": "ready"})
@@ -50,6 +52,8 @@ class Operations:
         states = Counter(peer.state for peer in peers)
         for state in ("pending", "active", "suspended", "revoked"):
             self._metrics.peers.labels(state).set(states[state])
+        store = self._agents.store
+        self._metrics.store_refuses_until.set(store.mark.refuses_until_s(store.skew_s))
         for peer in peers:
             contact = await self._agents.contact(peer.tenant)
             self._metrics.outbox_pending.labels(peer.instance).set(contact.pending)

@@ -15,6 +15,7 @@
 --                            sorted sets with score 0: agent ids in lexical order, which is the order of time
 -- p events                   stream: agent spoke task status seq delivery reason
 -- p replay:<issuer>:<jti>    mark of an envelope that was accepted
+-- p generation, p accepted   which store this is, and how many envelopes it accepted (common/store_mark.py)
 -- p peer:<tenant>            hash: contact (ms), failures, next (ms), error, hello (what it told when it opened a link)
 local p = KEYS[1]
 
@@ -66,6 +67,16 @@ local function show(id, before, shown)
     end
     place(p .. 'shown:' .. shown, id, 0)
   end
+end
+
+-- Notes an accepted envelope: its number; false when it was accepted before; 'lost' when this is not the store that the
+-- hub knows by its generation and counter, or an old copy of it, and the marks are not in it (common/store_mark.py).
+local function accept(mark, life, generation, seen)
+  if (redis.call('GET', p .. 'generation') or '') ~= generation
+    or tonumber(redis.call('GET', p .. 'accepted') or 0) < tonumber(seen) then
+    return 'lost'
+  end
+  return redis.call('SET', p .. 'replay:' .. mark, '1', 'NX', 'PX', life) and redis.call('INCR', p .. 'accepted')
 end
 
 -- Tells the watchers about an agent; the stream keeps about maxlen of these.

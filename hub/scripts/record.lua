@@ -1,19 +1,21 @@
 -- Takes what a spoke says about its agents into the read model: the results of a REPLY, or the events of an EVENT with
 -- its replay mark, all in one step. Safe to run twice.
 --
--- ARGV     now (ms), tenant, spoke, length of the event stream, replay mark ('' for none), its life (ms), count, and for
---          each item: command id ('' for an event), agent id, outcome (delivered, refused, retry, event, answer), error
+-- ARGV     now (ms), tenant, spoke, length of the event stream, replay mark ('' for none), its life (ms), generation
+--          and counter of the store as the hub knows it, count, and for each item: command id ('' for an event), agent id, outcome (delivered, refused, retry, event, answer), error
 --          (JSON), not before (ms), seq (0 when no AgentStatus came), status, task id, agent type, AgentStatus (JSON),
 --          whether it has a result (1 or 0), reason
 --
 -- Rules: a higher seq wins; at an equal seq a result is never replaced by none; a terminal state is final; an agent of
 -- another tenant is not touched (attack rows 33, 38); an unknown one is taken in (fault 31).
--- Returns nothing when the mark was there already, else for each item: ok or foreign.
-local now, tenant, spoke, maxlen, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[7])
+-- Returns what `accept` does when the envelope is not taken, else its number (0 without mark), and for each item: ok or
+-- foreign.
+local now, tenant, spoke, maxlen, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[9])
 local TERMINAL = {completed = true, failed = true, killed = true}
 
-if ARGV[5] ~= '' and not redis.call('SET', p .. 'replay:' .. ARGV[5], '1', 'NX', 'PX', ARGV[6]) then
-  return false
+local accepted = ARGV[5] == '' and 0 or accept(ARGV[5], ARGV[6], ARGV[7], ARGV[8])
+if not accepted or accepted == 'lost' then
+  return accepted
 end
 
 local FIELDS = {'tenant', 'spoke', 'task', 'shown', 'seq', 'status', 'has_result', 'delivery', 'attempts'}
@@ -110,10 +112,10 @@ local function settle(agent, command, outcome, err, not_before)
   end
 end
 
-local results = {}
+local results = {accepted}
 for i = 0, count - 1 do
   local command, id, outcome, err, not_before, seq, status, task, kind, json, has_result, reason =
-    unpack(ARGV, 8 + i * 12, 19 + i * 12)
+    unpack(ARGV, 10 + i * 12, 21 + i * 12)
   local agent = read(id)
   if agent.tenant and agent.tenant ~= tenant then
     results[#results + 1] = 'foreign'

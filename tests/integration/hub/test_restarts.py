@@ -141,17 +141,40 @@ async def test_a_second_hub_on_the_same_directory_is_refused_and_the_first_goes_
     assert status == 200
 
 
+@pytest.fixture
+def strict(tmp_path: Path) -> Iterator[HubNode]:
+    """A hub that allows no skew, and so takes fresh envelopes a second after it lost its store."""
+    with HubNode(tmp_path, toml="skew_s = 0\n") as running:
+        yield running
+
+
+@pytest.mark.fault(14)
 @pytest.mark.fault(31)
-async def test_restored_from_an_old_backup_it_heals_from_what_the_spokes_say(own: HubNode) -> None:
+@pytest.mark.attack(25)
+async def test_restored_from_an_old_backup_it_heals_from_what_the_spokes_say(strict: HubNode) -> None:
+    own = strict
     async with StandinSpoke(own) as spoke:
         request = spawn_request(spoke.id, agentId=new_id(), taskId="T-9")
         await own.call("POST", "/api/v1/agents", request)
         await own.until_delivery(request["agentId"], "delivered")
+        seen = spoke.seal_events(spoke.advance(request["agentId"], "running"))
+        assert (await spoke.post(seen))[0] == 200
         await own.terminate()
         for file in sorted((own.directory / "valkey").rglob("*"), reverse=True):
             file.rmdir() if file.is_dir() else file.unlink()
         await own.restart()
         assert await own.agent(request["agentId"]) == {}
+        # What it may have taken before is not taken again; its log says what is gone.
+        status, body = await spoke.post(seen)
+        assert (status, json.loads(body)["code"]) == (503, "unavailable")
+        assert await own.agent(request["agentId"]) == {}
+        assert [line["cause"] for line in own.log_lines("store.lost")] == ["emptied"]
+        await eventually(lambda: own.log_lines("outbox.lost"), "it says what is lost")
+
+        async def ready() -> bool:
+            return (await own.call("GET", "/readyz"))[0] == 200
+
+        await eventually(ready, "it is ready again")
         result = {"summary": "done", "commits": []}
         await spoke.report(spoke.advance(request["agentId"], "completed", result=result))
         healed = await own.agent(request["agentId"])
