@@ -91,6 +91,7 @@ class Audit:
         self._sealed = 0
         self._seal_at_ms = 0
         self._complaint: str | None = None
+        self._is_serving = False
 
     @property
     def is_available(self) -> bool:
@@ -174,6 +175,7 @@ class Audit:
     @contextmanager
     def serving(self) -> Iterator[Audit]:
         """Seal at the start of the block and at its end; a node that cannot runs on and takes nothing new meanwhile."""
+        self._is_serving = True
         with suppress(AuditUnavailable):
             self.seal("start")
         try:
@@ -249,7 +251,8 @@ class Audit:
             yield
         except OSError as error:
             why = error.strerror or type(error).__name__
-            if self._complaint != why:
+            # On the command line the error itself is the one line on stderr.
+            if self._complaint != why and self._is_serving:
                 _log.error("audit.unavailable", reason=why, directory=str(self._directory.path))
             self._complaint = why
             raise AuditUnavailable(why) from error

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from common.audit import Verdict
@@ -25,6 +26,15 @@ from common.clock import SystemClock
 from common.errors import Unavailable
 from common.trust_store import NewPeer, TrustStore
 from tests.envelopes import HUB, HUB_KEY, OTHER_KEY, SPOKE, SPOKE_KEY
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_come() -> Iterator[None]:
+    """Undo what a command line that ran in this process made of the logs."""
+    configured = structlog.get_config()
+    structlog.reset_defaults()
+    yield
+    structlog.configure(**configured)
 
 
 @pytest.fixture
@@ -203,8 +213,7 @@ class TestRefusals:
 @pytest.mark.fault(29)
 class TestDiskFull:
     async def test_nothing_is_taken_and_no_half_line_stays(self, directory: AuditDirectory) -> None:
-        with writing(directory) as audit, capture_logs() as logs:
-            audit.seal("start")
+        with writing(directory) as audit, audit.serving(), capture_logs() as logs:
             size = directory.current.stat().st_size
             with no_file_longer_than(size + 50):
                 with pytest.raises(AuditUnavailable):
@@ -216,6 +225,12 @@ class TestDiskFull:
                 assert not audit.is_available
                 assert directory.current.stat().st_size == size
             assert [log["event"] for log in logs].count("audit.unavailable") == 1
+
+    def test_the_command_line_has_the_error_and_no_log_beside_it(self, directory: AuditDirectory) -> None:
+        directory.path.write_text("in the way")
+        with writing(directory) as audit, capture_logs() as logs, pytest.raises(AuditUnavailable):
+            audit.tell("peer.added", {})
+        assert logs == []
 
     async def test_it_is_available_again_by_itself(self, directory: AuditDirectory) -> None:
         with writing(directory) as audit:
@@ -547,7 +562,8 @@ class TestReading:
         with writing(directory) as audit:
             audit.seal("start")
         findings = verify_audit(directory, HUB, [OTHER_KEY.public]).findings
-        assert [finding.what for finding in findings] == ["no checkpoint by a key that the node holds: nothing is sealed"]
+        (finding,) = findings
+        assert finding.what == "no checkpoint by a key that the node holds: nothing is sealed"
 
     def test_a_file_that_cannot_be_read(self, directory: AuditDirectory) -> None:
         directory.current.mkdir(parents=True)
