@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,6 +29,7 @@ from common.links import Links
 from common.websocket import POLICY, ServerSocket, close, receive_first, send, server_socket
 from hub.agents import Agents
 from hub.audit import audited
+from hub.crowd import Crowd
 from hub.intake import Intake
 from hub.metrics import Metrics
 
@@ -88,7 +88,7 @@ class LinkRoutes:
         self._trust = trust
         self._metrics = metrics
         self._heard = heard
-        self._handshakes: Counter[str] = Counter()
+        self._handshakes = Crowd(MAX_HANDSHAKES)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to add to the application."""
@@ -100,7 +100,7 @@ class LinkRoutes:
         socket = server_socket()
         if not socket.can_prepare(request) or socket.can_prepare(request).protocol != SUBPROTOCOL:
             raise UpgradeRequired(f"this is a WebSocket with the subprotocol {SUBPROTOCOL}")
-        with self._counted(remote):
+        with self._handshakes.entering(remote):
             await socket.prepare(request)
             hello = await self._shake_hands(socket, remote)
         if hello is not None:
@@ -110,18 +110,6 @@ class LinkRoutes:
 
     def _audited(self, event: str, **line: Any) -> AbstractContextManager[dict[str, Any]]:
         return audited(self._metrics, self._intake.audit, event, **line)
-
-    @contextmanager
-    def _counted(self, remote: str) -> Iterator[None]:
-        if self._handshakes[remote] >= MAX_HANDSHAKES:
-            raise Unavailable("too many links are being opened from this address; try again")
-        self._handshakes[remote] += 1
-        try:
-            yield
-        finally:
-            self._handshakes[remote] -= 1
-            if not self._handshakes[remote]:
-                del self._handshakes[remote]
 
     async def _shake_hands(self, socket: ServerSocket, remote: str) -> Hello | None:
         """Return the spoke's HELLO; a handshake that fails is answered, closed and None."""
@@ -158,6 +146,7 @@ class LinkRoutes:
                     "link.replaced",
                     peer=peer.instance,
                     remote=remote,
+                    former_remote=replaced.remote,
                     reason="the spoke dialed again; if its old link was alive, two nodes run with one key",
                 )
             self._metrics.links.inc()

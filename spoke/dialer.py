@@ -91,14 +91,14 @@ class Dialer:
 
     async def run(self) -> None:
         """Dial until cancelled."""
-        tasks: dict[str, asyncio.Task[None]] = {}
+        tasks: dict[tuple[str, str | None], asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
             while True:
-                hubs = {peer.tenant: peer for peer in self._hubs()}
-                for tenant in tasks.keys() - hubs.keys():
-                    tasks.pop(tenant).cancel()
-                for tenant in hubs.keys() - tasks.keys():
-                    tasks[tenant] = group.create_task(self._keep(hubs[tenant]), name=f"link {tenant}")
+                hubs = {(peer.tenant, peer.url): peer for peer in self._hubs()}
+                for place in tasks.keys() - hubs.keys():
+                    tasks.pop(place).cancel()
+                for place in hubs.keys() - tasks.keys():
+                    tasks[place] = group.create_task(self._keep(hubs[place]), name=f"link {place}")
                 await asyncio.sleep(_POLL_S)
 
     def _hubs(self) -> list[Peer]:
@@ -128,6 +128,10 @@ class Dialer:
         except (HubspokeError, TimeoutError) as error:
             code_of = error.code if isinstance(error, HubspokeError) else "too_slow"
             _log.warning("link.failed", peer=hub.instance, code=code_of, reason=str(error))
+            return Ending.LOST, 0.0
+        except Exception:
+            # A mistake of ours about one link must not end the spoke.
+            _log.exception("link.crashed", peer=hub.instance)
             return Ending.LOST, 0.0
         if code == REPLACED:
             reason = "another process dialed this hub with our key: if it is not ours, revoke the key"

@@ -136,7 +136,7 @@ async def test_a_bad_hello(spoke: BareSpoke, make: Callable[[BareSpoke, str], by
         assert await closed(socket) == (1008, code)
     view = await peer(spoke)
     assert (view["link"], view["told"]) == (None, None)
-    assert len(spoke.node.log_lines("link.greeted", outcome=code)) >= 1
+    assert len(spoke.node.log_lines("link.received", outcome=code)) >= 1
 
 
 async def test_a_hello_serves_one_link_only(spoke: BareSpoke) -> None:

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import WSMsgType
 
 from common import link as link_module
+from common import websocket
 from common.errors import EnvelopeRejected, RateLimited, Unavailable
 from common.exchange import EnvelopeNotTaken
 from common.inbox import BadReply
@@ -304,6 +305,32 @@ async def test_who_does_not_read_cannot_hold_the_link_up() -> None:
 async def fails(delivery: Coroutine[Any, Any, bytes]) -> None:
     with pytest.raises(Unavailable):
         await delivery
+
+
+@pytest.mark.slow
+async def test_who_answers_no_pings_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "HEARTBEAT_S", 0.5)
+    async with against_socket() as (hub, socket):
+        # The bare socket is not read, so nobody there answers pings.
+        asking = asyncio.create_task(hub.link.deliver(request(1)))
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable):
+                await asking
+        assert (hub.link.ending[0], "PONG" in hub.link.ending[1]) == (1006, True)
+        await socket.close()
+
+
+@pytest.mark.slow
+async def test_pings_are_answered_however_busy_the_ends_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "HEARTBEAT_S", 1.0)
+    async with ends() as (hub, spoke):
+        spoke.may_answer.clear()
+        asking = [asyncio.create_task(hub.link.deliver(request(number, 500_000))) for number in range(1, 21)]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(4):
+                await until_ended(hub.link)
+        spoke.may_answer.set()
+        assert await asyncio.gather(*asking) == [reply(number) for number in range(1, 21)]
 
 
 # --- which link counts
