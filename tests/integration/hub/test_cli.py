@@ -196,7 +196,6 @@ def test_keys_show(home: Path) -> None:
     assert facts["fingerprint"] == f"SHA256:{facts['kid']}"
     assert facts["jwk"]["crv"] == "Ed25519"
     assert facts["fingerprint"] in run("--dir", str(home), "keys", "show").stdout
-    assert "rotate" not in run("keys", "--help").stdout
 
 
 def test_invite_prints_one_string(home: Path) -> None:

@@ -298,7 +298,7 @@ async def test_no_other_tenant_touches_an_agent(stored: Stored) -> None:
 
 
 async def test_a_replay_mark_is_taken_once_and_expires_after_the_window(stored: Stored) -> None:
-    mark = ReplayMark("build-1:0199", 60_000, NOW_MS // 1000)
+    mark = ReplayMark.of(Claims.model_validate(claims()), NOW_MS)
     assert await stored.agents.record(PEER, [], NOW_MS, mark) == []
     for again in (stored.agents.record(PEER, [], NOW_MS, mark), stored.agents.mark(mark)):
         with pytest.raises(EnvelopeRejected) as refusal:
