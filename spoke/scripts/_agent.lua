@@ -75,7 +75,8 @@ local function enqueue(tenant, agents)
     entries[2 * number] = agent[1]
   end
   redis.call('ZADD', P .. 'queue:' .. tenant, unpack(entries))
-  redis.call('ZADD', P .. 'waiting', 'NX', redis.call('GET', P .. 'ticks') or 0, tenant)
+  -- Before whoever had the latest turn, behind those who wait for theirs.
+  redis.call('ZADD', P .. 'waiting', 'NX', (redis.call('GET', P .. 'ticks') or 0) - 0.5, tenant)
   count(tenant, 'queued', #agents)
 end
 

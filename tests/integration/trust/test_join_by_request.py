@@ -12,7 +12,6 @@ from tests.integration.link.pair import Pair
 from tests.integration.spoke.repositories import make_repository
 from tests.spoke_node import SpokeNode, eventually
 
-
 NOWHERE = "http://127.0.0.1:1"
 
 
