@@ -186,10 +186,11 @@ async def test_draining_with_a_deadline(node: SpokeNode, origin: Path, new_hub: 
 async def test_the_operator_sees_which_quota_an_agent_waits_for(tmp_path: Path, origin: Path, new_hub: NewHub) -> None:
     async with SpokeNode(tmp_path, toml=tables(policy={"agents": 1})) as node:
         hub = new_hub(node)
-        first, second = hub.spawn(origin, f"wait {tmp_path / 'go-on'}"), hub.spawn(origin)
-        for spawn in (first, second):
-            await hub.ask(node, spawn)
+        first = hub.spawn(origin, f"wait {tmp_path / 'go-on'}")
+        await hub.ask(node, first)
         await node.until(first["id"], "running")
+        second = hub.spawn(origin)
+        await hub.ask(node, second)
         for seen in (await node.agent(second["id"]), (await node.agents())[0]):
             assert seen["queue"] == {"position": 1, "waitingFor": "peer_quota"}
         (tmp_path / "go-on").touch()
