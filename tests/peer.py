@@ -28,7 +28,7 @@ from common.http import ENVELOPE_TYPE
 from common.keyfiles import load_signing_key
 from common.keyring import Keyring, OwnedKey, SigningKey
 from tests.envelopes import key_of, sign
-from tests.spoke_node import SpokeNode, eventually, run_in_process
+from tests.spoke_node import DEADLINE_S, SpokeNode, eventually, run_in_process
 
 ENVELOPES: Final = "/federation/v1/envelopes"
 _CLOCK: Final = SystemClock()
@@ -117,7 +117,7 @@ class HubPeer:
         """POST bytes as an envelope; `Content_Type="text/plain"` is a header."""
         sent = {"Content-Type": ENVELOPE_TYPE, **{name.replace("_", "-"): value for name, value in headers.items()}}
         async with (
-            aiohttp.ClientSession() as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(DEADLINE_S)) as session,
             session.post(node.url + path, data=raw, headers=sent) as response,
         ):
             return Answer(response.status, dict(response.headers), await response.read())

@@ -307,7 +307,7 @@ class SpokeNode:
         """Ask its local API with the token (unless `headers` say otherwise); returns status and JSON."""
         sent = {"Authorization": f"Bearer {self.token}"} if headers is None else headers
         async with (
-            aiohttp.ClientSession() as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(DEADLINE_S)) as session,
             session.request(method, self.url + path, json=body, headers=sent) as response,
         ):
             return response.status, await response.json(content_type=None)
