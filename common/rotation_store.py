@@ -73,9 +73,9 @@ class RotationStore:
         """Take a peer's next key; False when it was known already. Raises `CommandRefused`."""
         with self._store.change() as database:
             present = self._find_same(peer)
-            self._check_unused(following.key, peer.instance)
             if not check_rotation(present, following):
                 return False
+            self._check_unused(following.key, peer.instance)
             database.execute("UPDATE peers SET epoch = ? WHERE connection = ?", (following.epoch, present.connection))
             self._write_keys(database, present, rotated_keys(present, following, retires_at))
             told = {**facts_of(present), "epoch": following.epoch, "was": present.current_key.kid}
