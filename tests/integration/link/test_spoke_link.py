@@ -147,6 +147,8 @@ async def test_a_spoke_that_never_dials_and_one_that_only_dials(tmp_path: Path) 
         await node.until_ended(command["id"])
         await eventually(lambda: node.log_lines("events.not_delivered"), "the spoke waits for a link")
         hub.refuse_links_with = None
+        # A fresh start dials at once, wherever its former life was in its pauses.
+        await node.restart()
         await hub.saw(command["id"], "completed")
 
 

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from common.envelope import EnvelopeType
 from common.errors import Unavailable
+from common.handshake import SUBPROTOCOL
 from common.keyring import SigningKey
 from common.link import Link, Opened
 from common.peers import Peer, Trust
@@ -46,8 +47,8 @@ def reply(number: int = 1, key: SigningKey = SPOKE_KEY, **changes: Any) -> bytes
 
 
 @asynccontextmanager
-async def sockets() -> AsyncIterator[tuple[ServerSocket, ClientSocket]]:
-    """Yield the server's and the client's end of one WebSocket."""
+async def sockets(*, silent: bool = False) -> AsyncIterator[tuple[ServerSocket, ClientSocket]]:
+    """Yield the server's and the client's end of one WebSocket; a silent client sends no pings."""
     accepted: asyncio.Future[ServerSocket] = asyncio.get_running_loop().create_future()
     over = asyncio.Event()
 
@@ -61,7 +62,8 @@ async def sockets() -> AsyncIterator[tuple[ServerSocket, ClientSocket]]:
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serving(accept))
         session = await stack.enter_async_context(open_session())
-        client = await stack.enter_async_context(dial(session, url))
+        dialed: Any = session.ws_connect(url, protocols=(SUBPROTOCOL,)) if silent else dial(session, url)
+        client = await stack.enter_async_context(dialed)
         yield await accepted, client
         over.set()
 
@@ -117,9 +119,11 @@ async def ends(**options: Any) -> AsyncIterator[tuple[End, End]]:
 
 
 @asynccontextmanager
-async def against_socket(**options: Any) -> AsyncIterator[tuple[End, aiohttp.ClientWebSocketResponse[Any]]]:
+async def against_socket(
+    *, silent: bool = False, **options: Any
+) -> AsyncIterator[tuple[End, aiohttp.ClientWebSocketResponse[Any]]]:
     """Yield the hub's end of a running link and the bare socket of somebody who may do anything."""
-    async with sockets() as (server, client), asyncio.TaskGroup() as group:
+    async with sockets(silent=silent) as (server, client), asyncio.TaskGroup() as group:
         hub = End(server, spoke_peer(), **options)
         task = group.create_task(hub.run())
         yield hub, client
