@@ -32,6 +32,8 @@ _ETC: Final = (
 )
 # --new-session: no input for the terminal that a spoke may have been started from (TIOCSTI).
 _APART: Final = ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL")
+_SHM_BYTES: Final = 64 * 1024 * 1024
+"""What an agent may keep in shared memory: no limit of memory counts it while no process maps it."""
 _PROBE_TIMEOUT_S: Final = 10
 
 
@@ -58,14 +60,18 @@ class Sandbox:
         program = find_program(search_path)
         if program is None:
             raise SandboxMissing('sandbox = "bwrap" and there is no bwrap in PATH; install bubblewrap')
+        hidden = str(self.hidden)
         shown = [
             *_system(),
+            # On disk, where what an agent leaves is counted, and not in memory.
+            *("--bind", str(run.temporary), "/tmp", "--symlink", "/tmp", "/var/tmp"),  # noqa: S108 - not the machine's
             *_each("--ro-bind", [*_programs(argv), *self.config.read_only]),
             *_each("--bind", self.config.writable),
             # Whatever was shown above it: the spoke's directory is empty but for what follows.
-            *("--tmpfs", str(self.hidden)),
+            *("--tmpfs", hidden),
             *_each("--ro-bind", [workspace.objects, run.task_file]),
             *_each("--bind", [workspace.tree, workspace.repo, run.home, run.temporary, run.result_file.parent]),
+            *("--remount-ro", hidden, "--remount-ro", "/"),
         ]
         network = ("--share-net",) if self.config.network else ()
         return (program, *_APART, *network, *shown, "--chdir", str(workspace.tree), "--", *argv)
@@ -89,7 +95,7 @@ def probe(program: str) -> str | None:
 
 
 def _system() -> list[str]:
-    """Return what makes programs run: the system read-only, a /proc of its own, a bare /dev, an empty /tmp."""
+    """Return what makes programs run: the system read-only, a /proc of its own, a bare /dev."""
     arguments: list[str] = []
     for place in _SYSTEM:
         if Path(place).is_symlink():  # as on every system whose /bin is /usr/bin
@@ -97,7 +103,7 @@ def _system() -> list[str]:
         else:
             arguments += ["--ro-bind-try", place, place]
     arguments += _each("--ro-bind-try", [f"/etc/{name}" for name in _ETC])
-    return [*arguments, "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", "/var/tmp"]  # noqa: S108 - its own
+    return [*arguments, "--proc", "/proc", "--dev", "/dev", "--size", str(_SHM_BYTES), "--tmpfs", "/dev/shm"]  # noqa: S108
 
 
 def _programs(argv: Sequence[str]) -> Iterator[str]:

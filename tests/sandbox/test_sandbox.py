@@ -106,7 +106,13 @@ async def test_an_agent_writes_to_its_own_and_to_nothing_else(tmp_path: Path, or
         hub = new_hub(node)
         await look(node, hub, origin, "commit first.txt")
         objects = below(node.directory, "workspaces/mirrors/*/*.git/objects")
-        forbidden = ["/usr/bin/written", f"{objects}/written", f"{sys.prefix}/written", "/proc/sys/kernel/pid_max"]
+        forbidden = [
+            "/written",
+            "/usr/bin/written",
+            f"{objects}/written",
+            f"{sys.prefix}/written",
+            "/proc/sys/kernel/pid_max",
+        ]
         items = [f"write {path}" for path in (*forbidden, "/tmp/written", "new.txt")]
         seen = await look(node, hub, origin, *items, "commit other.txt")
         assert "written" not in os.listdir("/tmp")  # noqa: PTH208 - a look, and no path to keep

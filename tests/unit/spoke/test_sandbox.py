@@ -54,7 +54,9 @@ def shown(argv: Sequence[str], option: str) -> list[str]:
 def test_only_its_own_is_writable(hidden: Path) -> None:
     argv = confined(hidden)
     agent, run = f"{hidden}/workspaces/agents/hub-eu/{AGENT}", f"{hidden}/runs/hub-eu/{AGENT}/1"
-    assert shown(argv, "--bind") == [f"{agent}/tree", f"{agent}/repo.git", f"{run}/home", f"{run}/tmp", f"{run}/out"]
+    own = [f"{run}/tmp", f"{agent}/tree", f"{agent}/repo.git", f"{run}/home", f"{run}/tmp", f"{run}/out"]
+    assert shown(argv, "--bind") == own
+    assert shown(argv, "--remount-ro") == [str(hidden), "/"]
 
 
 @pytest.mark.parametrize(("kind", "option"), [("read_only", "--ro-bind"), ("writable", "--bind")])
@@ -62,11 +64,12 @@ def test_of_the_spoke_s_directory_nothing_else_is_shown(hidden: Path, kind: str,
     argv = confined(hidden, **{kind: [str(hidden.parent)]})
     masked = argv.index(str(hidden))
     assert argv[masked - 1] == "--tmpfs"
+    before = [place for place in shown(argv[:masked], option) if not place.startswith(f"{hidden}/")]
     later = {option: shown(argv[masked + 1 :], option) for option in ("--bind", "--ro-bind", "--ro-bind-try")}
     assert later["--ro-bind-try"] == []
     assert later["--ro-bind"] == [f"{hidden}/mirror/objects", f"{hidden}/runs/hub-eu/{AGENT}/1/task.json"]
     assert all(place.startswith(f"{hidden}/") for place in later["--bind"])
-    assert shown(argv[:masked], option) == [str(hidden.parent)]
+    assert before == [str(hidden.parent)]
 
 
 @pytest.mark.parametrize("network", [True, False])
