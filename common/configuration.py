@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from common.audit_directory import AuditDirectory
@@ -25,6 +26,7 @@ from common.listen_address import parse_listen
 from common.own_keys import KeyFiles
 from common.peer_url import check_peer_url
 from common.rotation import DEFAULT_OVERLAP_H
+from common.tls import Pair, Reach
 from common.wire import InstanceId, first_problem
 
 EMBEDDED: Final = "embedded"
@@ -60,7 +62,8 @@ class Section(BaseModel):
 class NodeSection(Section):
     """`[node]`: who this node is, where it listens, how peers reach it, how far clocks may be apart.
 
-    `overlap_h` hours after a rotation the former key, a peer's or our own, signs no more.
+    `overlap_h` hours after a rotation the former key, a peer's or our own, signs no more. `insecure_plain_http` lets
+    requests without TLS leave this machine, or come from others.
     """
 
     id: InstanceId
@@ -68,6 +71,7 @@ class NodeSection(Section):
     url: PeerUrl | None = None
     skew_s: Annotated[int, Field(ge=0, le=600)] = DEFAULT_SKEW_S
     overlap_h: Annotated[int, Field(ge=1, le=720)] = DEFAULT_OVERLAP_H
+    insecure_plain_http: bool = False
 
     @property
     def overlap_s(self) -> int:
@@ -81,6 +85,38 @@ class ValkeySection(Section):
     # It may hold a password.
     url: Annotated[str, Field(repr=False)] = EMBEDDED
     allow_data_loss: bool = False
+
+
+class TlsSection(Section):
+    """`[tls]`: PEM files; `certificate` and `key` are shown to those who dial in, `ca` is believed when dialing out.
+
+    Paths are absolute or start at the node's directory.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> TlsSection:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together")
+        return self
+
+    def pair(self, directory: Path) -> Pair | None:
+        """Return what a listener shows, None for plain HTTP."""
+        if self.certificate is None or self.key is None:
+            return None
+        return Pair(directory / self.certificate, directory / self.key)
+
+    def of_oneself(self, directory: Path) -> ssl.SSLContext | None:
+        """Return what believes the listener's own certificate, None for plain HTTP; raises `TlsError`."""
+        pair = self.pair(directory)
+        return None if pair is None else pair.pinned()
+
+    def reach(self, directory: Path, *, plain_http: bool) -> Reach:
+        """Return how this node dials."""
+        return Reach(None if self.ca is None else directory / self.ca, plain_http)
 
 
 class AuditSection(Section):

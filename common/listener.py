@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final, cast
@@ -125,8 +126,10 @@ async def _timed(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 @asynccontextmanager
-async def listening(app: web.Application, listen: str) -> AsyncIterator[str]:
+async def listening(app: web.Application, listen: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """Serve `app` on `HOST:PORT` until the block ends; yields the URL with the real port (0 takes a free one).
+
+    Whether it may do without `tls` is for `common.tls.check_listen` to say.
 
     Raises `LocalError` `listen` when the address cannot be had.
     """
@@ -144,24 +147,34 @@ async def listening(app: web.Application, listen: str) -> AsyncIterator[str]:
     )
     await runner.setup()
     try:
-        async with _accepting(runner, host, port) as bound:
+        async with _accepting(runner, host, port, tls) as bound:
             yield bound
     finally:
         await runner.cleanup()
 
 
 @asynccontextmanager
-async def _accepting(runner: web.AppRunner, host: str, port: int) -> AsyncIterator[str]:
+async def _accepting(runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None) -> AsyncIterator[str]:
     waiting = _Waiting()
     new_handler = cast(web.Server, runner.server)
     try:
-        server = await asyncio.get_running_loop().create_server(lambda: _Connection(new_handler(), waiting), host, port)
+        server = await asyncio.get_running_loop().create_server(
+            lambda: _Connection(new_handler(), waiting),
+            host,
+            port,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else FIRST_REQUEST_S,
+            ssl_shutdown_timeout=None if tls is None else _LINGER_S,
+        )
     except OSError as error:
         raise LocalError(
             f"cannot listen on {host} port {port}: {error.strerror}; choose another address", code="listen"
         ) from error
     try:
         bound_host, bound_port = server.sockets[0].getsockname()[:2]
-        yield f"http://[{bound_host}]:{bound_port}" if ":" in bound_host else f"http://{bound_host}:{bound_port}"
+        scheme = "http" if tls is None else "https"
+        yield (
+            f"{scheme}://[{bound_host}]:{bound_port}" if ":" in bound_host else f"{scheme}://{bound_host}:{bound_port}"
+        )
     finally:
         server.close()

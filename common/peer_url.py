@@ -61,7 +61,11 @@ def is_peer_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> b
 
 def is_loopback(url: str) -> bool:
     """Whether a URL accepted by `check_peer_url` names this machine itself."""
-    host = urlsplit(url).hostname or ""
+    return is_loopback_host(urlsplit(url).hostname or "")
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a host's name or address is this machine itself."""
     if host == "localhost":
         return True
     try:

@@ -23,6 +23,7 @@ from common.jose import MAX_ENVELOPE_BYTES
 from common.peer_url import check_peer_url, is_peer_address
 from common.peers import Peer
 from common.proxy import proxy_for
+from common.tls import STRICT, Reach
 
 ENVELOPES_PATH: Final = "/federation/v1/envelopes"
 MAX_PROBLEM_BYTES: Final = 16 * 1024
@@ -64,11 +65,22 @@ def _no_redirects() -> aiohttp.TraceConfig:
     return tracing
 
 
-def open_session() -> aiohttp.ClientSession:
-    """Return a client session with our limits; close it when done."""
+def _only_within(reach: Reach) -> aiohttp.TraceConfig:
+    """Refuse plain HTTP that would leave this machine, whoever makes the request."""
+
+    async def check(_session: object, _context: object, params: aiohttp.TraceRequestStartParams) -> None:
+        reach.check(str(params.url))
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_start.append(check)
+    return tracing
+
+
+def open_session(reach: Reach = STRICT) -> aiohttp.ClientSession:
+    """Return a client session with our limits; close it when done. Raises `TlsError`."""
     return aiohttp.ClientSession(
-        trace_configs=[_no_redirects()],
-        connector=aiohttp.TCPConnector(resolver=_PeerResolver(), limit=0, limit_per_host=8),
+        trace_configs=[_only_within(reach), _no_redirects()],
+        connector=aiohttp.TCPConnector(resolver=_PeerResolver(), limit=0, limit_per_host=8, ssl=reach.context()),
         timeout=aiohttp.ClientTimeout(total=_TOTAL_TIMEOUT_S, sock_connect=_CONNECT_TIMEOUT_S),
         auto_decompress=False,
         headers={"Accept-Encoding": "identity", "User-Agent": "hubspoke"},

@@ -30,14 +30,15 @@ from common.inbox import Inbox
 from common.keyfiles import load_signing_key, load_token
 from common.keyring import SigningKey
 from common.links import Carrier, Links
-from common.listener import listening
 from common.own_keys import KeyFiles, OwnKeys
 from common.post import PostTransport, open_session
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
 from common.scripts import ScriptSet
+from common.serving import serving
 from common.store_guard import MarkFile, StoreGuard, Watched
 from common.store_mark import KnownStore
+from common.tls import Reach
 from common.trust_store import TrustStore
 from common.valkey import check_durability, connect, connect_blocking
 from hub.agents import Agents
@@ -92,6 +93,11 @@ class Hub:
     def key_files(self) -> KeyFiles:
         """Its private keys."""
         return self.directory.key_files(self.settings.node.id)
+
+    @property
+    def reach(self) -> Reach:
+        """How it dials."""
+        return self.settings.tls.reach(self.directory.path, plain_http=self.settings.node.insecure_plain_http)
 
     def open_trust(self, audit: Audit) -> TrustStore:
         """Open the trust store, whose changes are audited; close it when done."""
@@ -250,13 +256,15 @@ async def serve(hub: Hub, ready: Callable[[str], None]) -> None:
         stores = stack.enter_context(open_stores(hub))
         valkey = await stack.enter_async_context(open_valkey(hub))
         stack.enter_context(stores.audit.serving())
-        session = await stack.enter_async_context(open_session())
+        session = await stack.enter_async_context(open_session(hub.reach))
         parts = Parts(hub, valkey, stores, session)
         watched = Watched(valkey.client, Keyspace(hub.me.instance).prefix, MarkFile(hub.directory.path))
         guard = StoreGuard(watched, parts.store, parts.clock, _tell_what_is_lost)
         await guard.open()
         stack.push_async_callback(guard.close)
-        url = await stack.enter_async_context(listening(parts.app, hub.settings.node.listen))
+        url = await stack.enter_async_context(
+            serving(parts.app, hub.settings, hub.directory.path)
+        )
         parts.url = parts.url or url
         stack.enter_context(announced(hub.directory.path, url))
         _log.info("node.ready", node=hub.me.instance, url=url)

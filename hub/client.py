@@ -8,6 +8,7 @@ same `agentId` may be repeated.
 from __future__ import annotations
 
 import io
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -53,15 +54,18 @@ class ServerSentEvent:
 
 
 class HubClient:
-    """Asks one hub; use it with `async with`."""
+    """Asks one hub; use it with `async with`. Without `tls` it believes the authorities of the system."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(headers=self._headers, cookie_jar=aiohttp.DummyCookieJar())
+        connector = aiohttp.TCPConnector(ssl=self._tls or True)
+        jar = aiohttp.DummyCookieJar()
+        self._session = aiohttp.ClientSession(headers=self._headers, cookie_jar=jar, connector=connector)
         return self
 
     async def __aexit__(

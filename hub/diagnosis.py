@@ -89,7 +89,7 @@ def _check_url(hub: Hub) -> Finding:
 async def _check_spokes(hub: Hub) -> AsyncIterator[Finding]:
     with closing(hub.open_audit()) as audit, closing(hub.open_trust(audit)) as trust:
         spokes = [peer for peer in trust.current().peers() if peer.state == "active"]
-    async with open_session() as session:
+    async with open_session(hub.reach) as session:
         for peer in spokes:
             yield await _checked(f"spoke {peer.instance}", _Look(session, peer))
 

@@ -15,6 +15,7 @@ from common.configuration import (
     NodeSection,
     NodeSettings,
     Section,
+    TlsSection,
     ValkeySection,
     load_settings,
 )
@@ -45,6 +46,7 @@ class HubSettings(NodeSettings):
     valkey: ValkeySection = ValkeySection()
     outbox: OutboxSection = OutboxSection()
     audit: AuditSection = AuditSection()
+    tls: TlsSection = TlsSection()
 
 
 @dataclass(frozen=True, slots=True)

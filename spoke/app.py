@@ -32,12 +32,12 @@ from common.ids import uuid7_time_ms
 from common.inbox import Inbox
 from common.introduction import identity_claim
 from common.links import Carrier, Links
-from common.listener import listening
 from common.own_keys import OwnKeys
 from common.peers import LOCAL_TENANT
 from common.post import PostTransport, open_session
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
+from common.serving import serving
 from common.store_guard import MarkFile, StoreGuard, Watched
 from common.trust_store import TrustStore
 from common.valkey import check_durability, connect, connect_blocking
@@ -233,12 +233,14 @@ async def serve(spoke: Spoke, ready: Callable[[str], None]) -> None:
         audit = stack.enter_context(closing(spoke.open_audit()))
         stores = _Stores(audit, stack.enter_context(closing(spoke.open_trust(audit))))
         stack.enter_context(audit.serving())
-        session = await stack.enter_async_context(open_session())
+        session = await stack.enter_async_context(open_session(spoke.reach))
         supervisor = await stack.enter_async_context(Supervisor())
         parts = _Parts(spoke, client, stores, session, supervisor)
         await parts.store_guard.open()
         stack.push_async_callback(parts.store_guard.close)
-        url = await stack.enter_async_context(listening(parts.app, spoke.settings.node.listen))
+        url = await stack.enter_async_context(
+            serving(parts.app, spoke.settings, spoke.directory.path)
+        )
         stack.enter_context(announced(spoke.directory.path, url))
         _log.info("node.ready", node=spoke.me.instance, url=url)
         ready(url)

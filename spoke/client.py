@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,10 +22,11 @@ class Refused(PeerError):
 
 @dataclass(frozen=True, slots=True)
 class LocalClient:
-    """Calls the node at `url` with its local token."""
+    """Calls the node at `url` with its local token; `tls` believes its certificate."""
 
     url: str
     token: str
+    tls: ssl.SSLContext | None = None
 
     async def call(
         self,
@@ -41,7 +43,7 @@ class LocalClient:
         try:
             async with (
                 aiohttp.ClientSession(headers=headers, timeout=timeout) as session,
-                session.request(method, self.url + path, params=query, json=body) as response,
+                session.request(method, self.url + path, params=query, json=body, ssl=self.tls or True) as response,
             ):
                 document = await response.json(content_type=None)
                 if response.status >= _ERROR:

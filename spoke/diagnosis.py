@@ -107,7 +107,7 @@ async def _check_node(spoke: Spoke) -> Finding:
     if url is None:
         return Finding("node", "warn", "does not run now", "start it: spoke serve")
     try:
-        await LocalClient(url, spoke.token).call("GET", "/readyz")
+        await LocalClient(url, spoke.token, spoke.settings.tls.of_oneself(spoke.directory.path)).call("GET", "/readyz")
     except Unreachable:
         return Finding("node", "warn", f"announced {url} and does not answer there", "start it: spoke serve")
     except HubspokeError as error:
@@ -195,7 +195,7 @@ async def _check_hubs(spoke: Spoke) -> AsyncIterator[Finding]:
         hubs = [peer for peer in trust.current().peers() if peer.kind == "hub"]
     if not hubs:
         yield Finding("hubs", "warn", "there is none", "join one: spoke join INVITE")
-    async with open_session() as session:
+    async with open_session(spoke.reach) as session:
         for hub in hubs:
             if hub.state != "active":
                 yield Finding(f"hub {hub.instance}", "warn", f"is {hub.state}", f"see: spoke peer show {hub.instance}")

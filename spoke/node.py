@@ -11,6 +11,7 @@ from common.keyfiles import load_signing_key, load_token
 from common.keyring import SigningKey
 from common.own_keys import KeyFiles
 from common.peers import Peer
+from common.tls import Reach
 from common.trust_store import TrustStore
 from spoke.policy import Policy, read_policy
 from spoke.queue import Bounds
@@ -51,6 +52,11 @@ class Spoke:
     def key_files(self) -> KeyFiles:
         """Its private keys."""
         return self.directory.key_files(self.settings.node.id)
+
+    @property
+    def reach(self) -> Reach:
+        """How it dials."""
+        return self.settings.tls.reach(self.directory.path, plain_http=self.settings.node.insecure_plain_http)
 
     def open_trust(self, audit: Audit) -> TrustStore:
         """Open the trust store, whose changes are audited; close it when done."""

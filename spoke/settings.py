@@ -16,6 +16,7 @@ from common.configuration import (
     NodeSection,
     NodeSettings,
     Section,
+    TlsSection,
     ValkeySection,
     load_settings,
 )
@@ -98,6 +99,7 @@ class SpokeSettings(NodeSettings):
     limits: LimitsSection = LimitsSection()
     local: LocalSection = LocalSection()
     audit: AuditSection = AuditSection()
+    tls: TlsSection = TlsSection()
     agents: dict[AgentType, AgentConfig] = Field(default_factory=dict)
     policy: Policy = Policy()
 

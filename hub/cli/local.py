@@ -18,7 +18,7 @@ from common.logs import configure_quietly
 from hub.app import Hub
 from hub.cli.output import invocation
 from hub.client import HubClient
-from hub.settings import HubDirectory, load
+from hub.settings import HubDirectory, HubSettings, load
 from hub.tokens import TokenStore
 
 T = TypeVar("T")
@@ -55,24 +55,26 @@ def open_tokens(hub: Hub) -> Iterator[TokenStore]:
         yield tokens
 
 
-def node_url(place: HubDirectory) -> str:
+def node_url(place: HubDirectory, settings: HubSettings) -> str:
     """Return where the node answers on this machine."""
     if announced := announced_url(place.path):
         return _reachable(announced)
-    host, port = parse_listen(load(place).node.listen)
-    return _reachable(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+    host, port = parse_listen(settings.node.listen)
+    scheme = "http" if settings.tls.certificate is None else "https"
+    return _reachable(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
 
 
 def _reachable(url: str) -> str:
     parts = urlsplit(url)
     anywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # compared with, not bound to
-    return f"http://{anywhere[parts.hostname]}:{parts.port}" if parts.hostname in anywhere else url
+    return f"{parts.scheme}://{anywhere[parts.hostname]}:{parts.port}" if parts.hostname in anywhere else url
 
 
 def client() -> HubClient:
-    """Return a client of the node; raises `ConfigError`, `KeyFileError`."""
+    """Return a client of the node; raises `ConfigError`, `KeyFileError`, `TlsError`."""
     place = directory()
-    return HubClient(node_url(place), load_token(place.token_file))
+    settings = load(place)
+    return HubClient(node_url(place, settings), load_token(place.token_file), settings.tls.of_oneself(place.path))
 
 
 def ask(coroutine: Coroutine[Any, Any, T]) -> T:

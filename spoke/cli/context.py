@@ -59,8 +59,9 @@ class SpokeContext:
     ) -> dict[str, Any]:
         """Ask the running node; raises `Unreachable`, `Refused`."""
         settings = self.settings()
-        url = announced_url(self.directory.path) or f"http://{settings.node.listen}"
-        client = LocalClient(url, load_token(self.directory.token_file))
+        tls = settings.tls.of_oneself(self.directory.path)
+        url = announced_url(self.directory.path) or f"{'https' if tls else 'http'}://{settings.node.listen}"
+        client = LocalClient(url, load_token(self.directory.token_file), tls)
         return asyncio.run(client.call(method, path, query=query, body=body, timeout_s=timeout_s))
 
 

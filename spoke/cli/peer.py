@@ -59,7 +59,8 @@ async def _join(context: SpokeContext, settings: SpokeSettings, trust: TrustStor
 
     keys = OwnKeys(context.directory.key_files(settings.node.id), trust)
     me = Node(settings.node.id, "spoke", settings.node.skew_s)
-    async with open_session() as session:
+    reach = settings.tls.reach(context.directory.path, plain_http=settings.node.insecure_plain_http)
+    async with open_session(reach) as session:
         return await how(Joiner(me, keys, settings.node.url, SystemClock()), session, trust)
 
 

@@ -20,12 +20,17 @@ from common.jose import MAX_ENVELOPE_BYTES
 from common.listener import listening
 from common.peer_url import UrlRefused
 from common.post import ENVELOPES_PATH, PostTransport, fetch, open_session, read_problem
+from common.tls import Reach
 from tests.envelopes import spoke_peer
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 JOSE = b"Content-Type: application/jose\r\n"
 PROBLEM = b"Content-Type: application/problem+json\r\n"
 GOOD = b"e30.e30.AA"
+
+
+ANYWHERE = Reach(plain_http=True)
+"""A name is plain HTTP beyond this machine, wherever it leads."""
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +41,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with open_session() as opened:
+    async with open_session(ANYWHERE) as opened:
         yield opened
 
 
@@ -378,9 +383,9 @@ async def test_a_name_is_checked_again_when_it_is_resolved_again(monkeypatch: py
     asked = resolve_to(monkeypatch, ["127.0.0.1"], ["169.254.169.254"])
     async with receiving() as (url, seen):
         peer = spoke_peer(url=f"http://peer.test:{url.rpartition(':')[2]}")
-        async with open_session() as session:
+        async with open_session(ANYWHERE) as session:
             assert await PostTransport(session).deliver(peer, b"envelope") == GOOD
-        async with open_session() as session:
+        async with open_session(ANYWHERE) as session:
             with pytest.raises(Unavailable):
                 await PostTransport(session).deliver(peer, b"envelope")
     assert asked == ["peer.test", "peer.test"]
