@@ -311,7 +311,7 @@ async def fails(delivery: Coroutine[Any, Any, bytes]) -> None:
 async def test_who_answers_no_pings_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "HEARTBEAT_S", 0.5)
     async with against_socket(silent=True) as (hub, socket):
-        # The bare socket is not read, so nobody there answers pings; nor does it send any: those would be signs of life.
+        # The bare socket is not read, so nobody there answers pings; nor does it send any: those are signs of life.
         asking = asyncio.create_task(hub.link.deliver(request(1)))
         async with asyncio.timeout(5):
             with pytest.raises(Unavailable):
