@@ -24,11 +24,12 @@ from spoke.workspace import Workspace
 
 PROGRAM: Final = "bwrap"
 _SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-# Names, certificates and how programs are found; nothing that holds a secret.
+# Names, certificates and how programs are found; nothing that holds a secret, such as /etc/ssl/private.
 _ETC: Final = (
     *("alternatives", "ca-certificates", "ca-certificates.conf", "crypto-policies", "group", "host.conf", "hosts"),
-    *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types", "nsswitch.conf", "passwd", "pki"),
-    *("protocols", "resolv.conf", "services", "ssl", "timezone"),
+    *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types", "nsswitch.conf", "passwd"),
+    *("pki/ca-trust", "pki/tls/cert.pem", "pki/tls/certs", "protocols", "resolv.conf", "services"),
+    *("ssl/cert.pem", "ssl/certs", "ssl/openssl.cnf", "timezone"),
 )
 # --new-session: no input for the terminal that a spoke may have been started from (TIOCSTI).
 _APART: Final = ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL")

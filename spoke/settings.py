@@ -37,7 +37,7 @@ queue = 10000
 log_mib = 64                        # per agent
 
 [agents.worker]                     # `report` needs no account; see `spoke profile list`
-profile = "report"
+profile = "report"                  # sandbox = "bwrap" confines it; its limits go into [agents.worker.limits]
 
 [agents.reviewer]
 profile = "report"

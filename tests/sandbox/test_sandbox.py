@@ -89,6 +89,7 @@ async def test_an_agent_sees_nothing_of_the_spoke_nor_of_other_agents(
             f"list {node.directory / 'runs'}",
             f"read {node.directory / 'valkey' / 'valkey.sock'}",
             "read /etc/shadow",
+            "read /etc/ssl/private",
             f"list {Path.home()}",
             "processes",
         )
