@@ -80,5 +80,11 @@ class Exchange:
 
     def reply(self, audience: str, re: str, results: Sequence[bytes]) -> bytes:
         """Return the signed REPLY to the envelope `re`."""
-        signer = self._keys.signer_for(audience)
+        return self._reply(self._keys.signer_for(audience), audience, re, results)
+
+    def reply_to_join(self, audience: str, re: str, results: Sequence[bytes]) -> bytes:
+        """Return the REPLY to a JOIN, under the key that our IDENTITY has just shown to its sender."""
+        return self._reply(self._keys.current, audience, re, results)
+
+    def _reply(self, signer: Signer, audience: str, re: str, results: Sequence[bytes]) -> bytes:
         return seal(signer, EnvelopeType.REPLY, self.claims(audience), {"re": re}, Items("results", results))

@@ -68,7 +68,7 @@ class Joining:
         await self._agents.mark(ReplayMark.of(introduction.claims, now_ms, self._me.skew_s))
         peer = self._let_in(introduction, now_ms // 1000)
         result = strict_json.encode({"id": peer.instance, "connection": peer.state})
-        return self._exchange.reply(peer.instance, introduction.claims.jti, [result]), peer
+        return self._exchange.reply_to_join(peer.instance, introduction.claims.jti, [result]), peer
 
     def _check_invite(self, introduction: Introduction) -> None:
         if (introduction.invite is None) != (introduction.mac is None):

@@ -28,13 +28,14 @@ async def test_whoever_does_not_stay_loses_what_waits_and_is_asked_for_what_runs
     await rig.accept_many(range(2, 5))
     backing_off = await rig.claimed()
     await rig.queue.retry(backing_off, "lost", "", pause_ms=60_000, may_help=True)
+    await rig.accept(spawn(8), by=sender(OTHER))
+    staying = await rig.claimed()
     await rig.accept(spawn(9), by=sender(OTHER))
     step = kill(1, agent_id="", cause="killed_by_operator", reason="revoked")
     assert await rig.queue.evict(step, [OTHER, "local"], 100) == (3, 1)
     assert [await rig.status(number) for number in (1, 2, 3, 4)] == ["running", "killed", "killed", "killed"]
     assert (await rig.fields(2))["reason"] == "killed_by_operator"
-    (answer,) = await rig.queue.renew([claim])
-    assert answer == step
+    assert await rig.queue.renew([claim, staying]) == [step, True]
     assert await rig.status(9, OTHER) == "queued"
     assert await rig.queue.evict(step, [OTHER, "local"], 100) == (0, 1)
     await check_invariants(rig)

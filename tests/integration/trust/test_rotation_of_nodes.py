@@ -13,7 +13,7 @@ from common.envelope import EnvelopeType
 from common.keyring import SigningKey
 from common.rotation import rotate_fields
 from tests.envelopes import key_of, sign
-from tests.integration.link.pair import Pair, linked
+from tests.integration.link.pair import Pair, join, linked
 from tests.peer import HubPeer, new_id
 from tests.spoke_node import SpokeNode, eventually, run_in_process
 
@@ -78,6 +78,25 @@ async def test_a_node_that_was_down_for_its_own_rotation_tells_of_it_at_its_star
         await pair.spoke.restart()
         await eventually(is_complete(pair.spoke.spoke), "the hub acknowledged")
         await works(pair)
+
+
+@pytest.mark.slow
+@pytest.mark.attack(31)
+@pytest.mark.parametrize("whose", ["hub", "spoke"])
+async def test_the_way_out_when_a_current_key_was_stolen(tmp_path: Path, whose: str) -> None:
+    async with linked(tmp_path) as pair:
+        if whose == "hub":
+            await pair.spoke.spoke("peer", "revoke", pair.hub.id)
+            rotated = await pair.hub.hub("keys", "rotate")
+        else:
+            await pair.hub.hub("peer", "revoke", pair.spoke.id)
+            rotated = await pair.spoke.spoke("keys", "rotate")
+        assert rotated.returncode == 0, rotated.stderr
+        await join(pair.hub, pair.spoke)
+        await works(pair)
+        for command in (pair.hub.hub, pair.spoke.spoke):
+            peers = json.loads((await command("keys", "show", "--json")).stdout)["peers"]
+            assert [peer["acknowledged"] for peer in peers] == [True]
 
 
 def rotation(hub: HubPeer, node: SpokeNode, **changes: Any) -> bytes:
