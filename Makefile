@@ -3,12 +3,13 @@
 PYTHON      ?= python3
 VENV        ?= .venv
 PYTEST_ARGS ?=
+SECONDS     ?= 60
 BIN         := $(VENV)/bin
 PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast test-sandbox lint format bench lock ci clean
+.PHONY: help install dev demo test test-fast test-sandbox lint format bench chaos lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -76,6 +77,9 @@ lint: dev ## ruff, mypy --strict, import contracts
 format: dev ## write the code the way lint wants it
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+chaos: dev ## kill everything at random under load, then check the promises: make chaos SECONDS=60 [SEED=7]
+	$(BIN)/python -m tests.faults.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 bench: dev ## throughput and latency, measured on this machine
 	$(BIN)/python -m tests.bench
