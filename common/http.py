@@ -14,12 +14,13 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import structlog
-from aiohttp import web
+from aiohttp import StreamReader, web
 from pydantic import BaseModel, ValidationError
 
 from common import strict_json
 from common.errors import EnvelopeRejected, HubspokeError, LocalError, Malformed, PeerError, RateLimited, Unavailable
 from common.jose import MAX_ENVELOPE_BYTES
+from common.listener import awaiting_body
 
 ENVELOPE_TYPE: Final = "application/jose"
 JSON_TYPE: Final = "application/json"
@@ -107,7 +108,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 async def read_body(request: web.Request, media_type: str, limit: int = MAX_ENVELOPE_BYTES) -> bytes:
     """Read a body of `media_type`, at most `limit` bytes, within `BODY_TIMEOUT_S`, and never inflate it.
 
-    Raises `EnvelopeRejected` with `unsupported_media_type`, `too_large` or `too_slow` (attack rows 41 to 43).
+    Raises `EnvelopeRejected` with `unsupported_media_type`, `too_large` or `too_slow` (attack rows 41 to 43), and
+    `RateLimited` when too many bodies of the same address are waited for.
     """
     # Transfer-Encoding can name a compression, too.
     is_plain = "Content-Encoding" not in request.headers and _is_chunked_at_most(request)
@@ -115,17 +117,22 @@ async def read_body(request: web.Request, media_type: str, limit: int = MAX_ENVE
         raise EnvelopeRejected("unsupported_media_type", f"send {media_type} without Content-Encoding")
     if request.content_length is not None and request.content_length > limit:
         raise EnvelopeRejected("too_large", f"the body has at most {limit} bytes")
-    body = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            while chunk := await request.content.readany():
-                body += chunk
-                if len(body) > limit:
-                    raise EnvelopeRejected("too_large", f"the body has at most {limit} bytes")
+        with awaiting_body(request):
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                return await _read_bounded(request.content, limit)
     except TimeoutError as error:
         raise EnvelopeRejected("too_slow", f"the body did not come within {BODY_TIMEOUT_S:.0f} s") from error
     except (web.RequestPayloadError, ConnectionError) as error:
         raise Malformed("the body broke off, or its chunks are none") from error
+
+
+async def _read_bounded(content: StreamReader, limit: int) -> bytes:
+    body = bytearray()
+    while chunk := await content.readany():
+        body += chunk
+        if len(body) > limit:
+            raise EnvelopeRejected("too_large", f"the body has at most {limit} bytes")
     return bytes(body)
 
 

@@ -3,7 +3,8 @@
 aiohttp bounds the size of a request's line and headers, not their time. Here a connection that has begun no request is
 closed after `FIRST_REQUEST_S`, and after `NEXT_REQUEST_S` once it has had an answer, which also ends a peer that never
 reads it. Only so many may wait per address: the one that has waited longest makes room, so that whoever sends a
-request at once is served beside a flood. What the parser refuses is closed and one line in the log, nothing inflated.
+request at once is served beside a flood. Only so many bodies of one address are waited for, so that slow ones hold
+neither memory nor descriptors. What the parser refuses is closed and one line in the log, nothing inflated.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Final, cast
 
 import structlog
 from aiohttp import web
 
-from common.errors import LocalError
+from common.errors import LocalError, RateLimited
 from common.listen_address import parse_listen
 
 FIRST_REQUEST_S: Final = 10.0
 NEXT_REQUEST_S: Final = 75.0
 MAX_WAITING_PER_ADDRESS: Final = 256
+MAX_BODIES_PER_ADDRESS: Final = 128
 MAX_HEADER_BYTES: Final = 8190
 _LINGER_S: Final = 2.0
 _SHUTDOWN_S: Final = 3.0
@@ -47,10 +50,14 @@ def _parser_logger() -> logging.Logger:
 
 
 class _Waiting:
-    """The connections without a request in progress, by address, the one that has waited longest first."""
+    """The connections without a request in progress, by address, the one that has waited longest first.
+
+    `bodies` counts the bodies that are waited for, by address.
+    """
 
     def __init__(self) -> None:
         self._by_address: dict[str, dict[_Connection, None]] = {}
+        self.bodies: Counter[str] = Counter()
 
     def add(self, connection: _Connection) -> None:
         waiting = self._by_address.setdefault(connection.address, {})
@@ -109,6 +116,19 @@ class _Connection(asyncio.Protocol):
         self._deadline.cancel()
         self._waiting.discard(self)
 
+    @contextmanager
+    def awaiting_body(self) -> Iterator[None]:
+        bodies = self._waiting.bodies
+        if bodies[self.address] >= MAX_BODIES_PER_ADDRESS:
+            raise RateLimited("too many requests of this address have not sent their body yet; try again")
+        bodies[self.address] += 1
+        try:
+            yield
+        finally:
+            bodies[self.address] -= 1
+            if not bodies[self.address]:
+                del bodies[self.address]
+
     async def serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._stop_waiting()
         try:
@@ -116,6 +136,17 @@ class _Connection(asyncio.Protocol):
         finally:
             if not self._transport.is_closing():
                 self._expect_request(NEXT_REQUEST_S)
+
+
+def awaiting_body(request: web.Request) -> AbstractContextManager[None]:
+    """Count the request among those of its address whose body has not come yet; raises `RateLimited` over the limit.
+
+    A body that is there already is not waited for, and not counted.
+    """
+    connection = request.transport.get_protocol() if request.transport else None
+    if request.content.is_eof() or not isinstance(connection, _Connection):
+        return nullcontext()
+    return connection.awaiting_body()
 
 
 @web.middleware
