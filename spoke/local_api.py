@@ -6,6 +6,7 @@ tenant's agents; health and metrics need no token on loopback.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Final
@@ -16,7 +17,7 @@ from pydantic import Field
 from common.audit_file import Audit, acting
 from common.clock import SystemClock
 from common.commands import DEFAULT_GRACE_S, MAX_REASON
-from common.errors import CommandRefused
+from common.errors import CommandRefused, Unavailable
 from common.http import (
     Handler,
     InvalidRequest,
@@ -33,8 +34,10 @@ from spoke.local_spawn import LocalSpawner, LocalSpawnRequest
 from spoke.metrics import CONTENT_TYPE, Metrics
 from spoke.queue import KillStep, Queue
 from spoke.runs import Runs
+from spoke.supervision.control import ask_to_end
 
 _OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_ACCEPTED: Final = 202
 _MAX_LISTED: Final = 1000
 _MAX_LOG_BYTES: Final = 1024 * 1024
 
@@ -145,12 +148,27 @@ class LocalApi:
 
     async def _kill(self, request: web.Request) -> web.Response:
         wanted = await read_json(request, KillRequest) if request.can_read_body else KillRequest()
-        record = await self._find(request)
-        step = KillStep(record.ref.agent_id, wanted.grace_s, "killed_by_operator", wanted.reason)
-        killed = await self._queue.kill(AgentRef(record.ref.tenant, record.ref.agent_id), step)
+        try:
+            record = await self._find(request)
+            step = KillStep(record.ref.agent_id, wanted.grace_s, "killed_by_operator", wanted.reason)
+            killed = await self._queue.kill(AgentRef(record.ref.tenant, record.ref.agent_id), step)
+        except Unavailable as error:
+            return await self._kill_without_store(request, wanted, error)
         peer = record.fields.get("peer")
         await self._audit.note("kill.decided", agents=[record.ref.agent_id], peer=peer, reason=wanted.reason)
         return json_response(shown(killed or record))
+
+    async def _kill_without_store(self, request: web.Request, wanted: KillRequest, error: Unavailable) -> web.Response:
+        """Tell the keeper itself: it needs no store, and the record follows when there is one again (fault row 13)."""
+        agent_id, peer = request.match_info["agent_id"], request.query.get("peer")
+        found = [run for run in await asyncio.to_thread(self._runs.unsettled_of, agent_id) if run.is_of(peer)]
+        if not found:
+            raise error
+        for unsettled in found:
+            ask_to_end(unsettled.run.directory, wanted.grace_s, "killed_by_operator")
+        await self._audit.note("kill.decided", agents=[agent_id], peer=peer, reason=wanted.reason)
+        detail = f"its keeper was told to end it; its record follows when the store is back ({error.message})"
+        return json_response({"agentId": agent_id, "status": "running", "detail": detail}, status=_ACCEPTED)
 
     async def _logs(self, request: web.Request) -> web.Response:
         record = await self._find(request)

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -88,6 +88,10 @@ class Unsettled:
     attempt: int
     run: Run
 
+    def is_of(self, peer: str | None) -> bool:
+        """Whether it is an agent of that peer; None for any."""
+        return peer is None or self.ref.tenant.rpartition("~")[0] == peer
+
 
 @dataclass(frozen=True, slots=True)
 class LogSlice:
@@ -149,15 +153,23 @@ class Runs:
         places = [self.directory(ref), *(run.directory for run in self.attempts(ref))]
         return max((place.stat().st_mtime_ns // 1_000_000 for place in places if place.exists()), default=0)
 
-    def unsettled(self) -> Iterator[Unsettled]:
-        """Yield the last attempt of each agent that was started and whose end was not recorded yet."""
-        for agent in self.root.glob("*/*/"):
-            attempts = [int(path.name) for path in agent.iterdir() if path.name.isdecimal()]
-            ref = AgentRef(agent.parent.name, agent.name)
-            if attempts and is_uuid7(ref.agent_id):
-                run = self.run(ref, max(attempts))
-                if (run.directory / LAUNCH).exists() and not (run.directory / _SETTLED).exists():
-                    yield Unsettled(ref, max(attempts), run)
+    def unsettled(self) -> list[Unsettled]:
+        """Return the last attempt of each agent that was started and whose end was not recorded yet; raises OSError."""
+        return [found for agent in self.root.glob("*/*/") if (found := self._unsettled(agent)) is not None]
+
+    def unsettled_of(self, agent_id: str) -> list[Unsettled]:
+        """Return what `unsettled` does, of the agents of that id."""
+        agents = self.root.glob(f"*/{agent_id}/") if is_uuid7(agent_id) else ()
+        return [found for agent in agents if (found := self._unsettled(agent)) is not None]
+
+    def _unsettled(self, agent: Path) -> Unsettled | None:
+        attempts = [int(path.name) for path in agent.iterdir() if path.name.isdecimal()]
+        ref = AgentRef(agent.parent.name, agent.name)
+        if not attempts or not is_uuid7(ref.agent_id):
+            return None
+        run = self.run(ref, max(attempts))
+        is_open = (run.directory / LAUNCH).exists() and not (run.directory / _SETTLED).exists()
+        return Unsettled(ref, max(attempts), run) if is_open else None
 
     def read_log(self, ref: AgentRef, attempt: int, offset: int, limit: int) -> LogSlice:
         """Read at most `limit` bytes of the log of an attempt; empty where there is none.

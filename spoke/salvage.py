@@ -52,7 +52,7 @@ class Salvage:
 
     async def _unsettled(self) -> list[Unsettled]:
         try:
-            return await asyncio.to_thread(lambda: list(self._runs.unsettled()))
+            return await asyncio.to_thread(self._runs.unsettled)
         except OSError as error:  # the janitor removed one while we looked
             raise Unavailable(f"the runs cannot be read: {error.strerror}") from error
 

@@ -16,6 +16,7 @@ from typing import Final, Self
 
 from common.errors import HubspokeError, LocalError
 from spoke.supervision import adoption, linux
+from spoke.supervision.control import ask_to_end
 from spoke.supervision.keeper import STATUS_ENDED, STATUS_RUNNING
 from spoke.supervision.nursery_client import DEFAULT_ENV, NurseryClient
 from spoke.supervision.run_dir import (
@@ -23,10 +24,8 @@ from spoke.supervision.run_dir import (
     LAUNCH,
     STDIN,
     Ending,
-    KillRequest,
     LaunchSpec,
     RunState,
-    encode_kill,
     encode_launch,
     read_file,
     write_file,
@@ -114,16 +113,7 @@ class Supervisor:
 
         The request is kept if the agent is just being started. Nothing happens when the run has ended or never began.
         """
-        line = encode_kill(KillRequest(grace_s, cause))
-        try:
-            fd = os.open(run_dir / CONTROL, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:  # ENOENT: never started; ENXIO: nobody reads, it has ended
-            return
-        try:
-            with suppress(BlockingIOError, BrokenPipeError):  # full of requests already; ended just now
-                os.write(fd, line)
-        finally:
-            os.close(fd)
+        ask_to_end(run_dir, grace_s, cause)
 
     def state(self, run_dir: Path) -> RunState:
         """Return what is true of the run right now, whoever started it."""
