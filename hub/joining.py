@@ -19,6 +19,7 @@ from common.invites import check_mac, secret_of
 from common.keyring import NodeKeys
 from common.peer_url import check_peer_url
 from common.peers import Peer
+from common.rotation_store import RotationStore
 from common.trust_store import TrustStore
 from hub.agents import Agents, ReplayMark
 
@@ -67,8 +68,15 @@ class Joining:
         self._check_invite(introduction)
         await self._agents.mark(ReplayMark.of(introduction.claims, now_ms, self._me.skew_s))
         peer = self._let_in(introduction, now_ms // 1000)
+        self._note_aware(peer)
         result = strict_json.encode({"id": peer.instance, "connection": peer.state})
         return self._exchange.reply_to_join(peer.instance, introduction.claims.jti, [result]), peer
+
+    def _note_aware(self, peer: Peer) -> None:
+        """Take a JOIN for what it is: its sender has just met the key of our IDENTITY, the latest one."""
+        latest = self._trust.current().rotation
+        if latest is not None and peer.acknowledged < latest.epoch:
+            RotationStore(self._trust).acknowledge(peer, latest.epoch)
 
     def _check_invite(self, introduction: Introduction) -> None:
         if (introduction.invite is None) != (introduction.mac is None):

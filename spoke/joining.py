@@ -22,7 +22,7 @@ from common.introduction import Introduction, identity_claim, introduce
 from common.invites import Invite, InviteRefused, compute_mac, decode_secret
 from common.keyring import Keyring, NodeKeys, OwnedKey
 from common.peer_url import check_peer_url
-from common.peers import ConnectionState, Peer
+from common.peers import ConnectionState, Peer, PeerRefused
 from common.post import fetch
 from common.trust_store import NewPeer, TrustStore
 
@@ -53,6 +53,7 @@ class Joiner:
         hub = await self._meet(session, base, invite.fingerprint)
         if hub.instance != invite.hub:
             raise AnotherHub(f"who answers at {base} calls itself another id than the invite; nothing was sent to it")
+        self._refuse_other_key(trust, hub)
         mac = compute_mac(decode_secret(invite.secret), self.keys.current.kid, hub.instance)
         connection = await self._post_join(session, base, hub, {"invite": invite.invite, "mac": mac})
         if connection != "active":
@@ -66,7 +67,14 @@ class Joiner:
         """
         base = check_peer_url(url)
         hub = await self._meet(session, base, fingerprint)
+        self._refuse_other_key(trust, hub)
         return self._register(trust, hub, base, await self._post_join(session, base, hub, {}))
+
+    def _refuse_other_key(self, trust: TrustStore, hub: Introduction) -> None:
+        # A JOIN tells the hub that we know its key from now on: it must not go out when we could not keep that.
+        present = trust.current().find(hub.instance)
+        if present is not None and present.state != "revoked" and present.current_key != hub.key:
+            raise PeerRefused(f"{hub.instance} is a peer with another key: spoke peer revoke {hub.instance} first")
 
     def _register(self, trust: TrustStore, hub: Introduction, base: str, connection: str) -> Peer:
         state: ConnectionState = "active" if connection == "active" else "pending"

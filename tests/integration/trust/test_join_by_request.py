@@ -102,6 +102,22 @@ async def test_a_join_that_says_too_little_or_too_much_is_a_usage_error(
     assert (await spoke.spoke("join", *arguments)).returncode == 2
 
 
+async def test_a_hub_with_another_key_is_not_joined_before_the_former_one_is_revoked(tmp_path: Path) -> None:
+    with HubNode(tmp_path) as hub:
+        spoke = SpokeNode(tmp_path)
+        invited = await hub.hub("invite")
+        assert (await spoke.spoke("join", "-", stdin=invited.stdout)).returncode == 0
+        rotated = json.loads((await hub.hub("keys", "rotate", "--json")).stdout)
+        ask = ("join", "--request", hub.url, "--fingerprint", rotated["fingerprint"])
+        refused = await spoke.spoke(*ask)
+        assert (refused.returncode, "peer_refused" in refused.stderr) == (1, True)
+        assert len(hub.log_lines("join.received")) == 1
+        await spoke.spoke("peer", "revoke", hub.id)
+        assert (await spoke.spoke(*ask)).returncode == 0
+        (peer,) = json.loads((await hub.hub("keys", "show", "--json")).stdout)["peers"]
+        assert peer["acknowledged"] is True
+
+
 async def test_invites_are_listed_and_withdrawn(tmp_path: Path) -> None:
     with HubNode(tmp_path) as hub:
         spoke = SpokeNode(tmp_path)
