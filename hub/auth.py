@@ -16,7 +16,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from common.audit_file import Audit, acting
 from common.clock import Clock
-from common.http import Unauthorized, bearer_of, is_from_loopback
+from common.http import Unauthorized, bearer_of, is_from_loopback, route_of
 from hub.scopes import Forbidden, Scope, check_scope, default_scope
 from hub.tokens import TokenStore
 
@@ -73,7 +73,7 @@ class Doorkeeper:
             name, granted = self._identify(request)
             check_scope(granted, self._needed(request))
         except (Unauthorized, Forbidden) as error:
-            asked = f"{name or 'nobody'}: {request.method} {request.path}"
+            asked = f"{name or 'nobody'}: {route_of(request)}"
             self._audit.refuse("token.refused", error.code, address=request.remote, detail=asked)
             raise
         return name

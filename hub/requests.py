@@ -9,6 +9,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from common.http import route_of
 from hub.metrics import Metrics
 
 _API: Final = "/api/"
@@ -30,13 +31,12 @@ def measured(metrics: Metrics) -> Middleware:
             return response
         finally:
             seconds = time.monotonic() - started
-            resource = request.match_info.route.resource
-            route = resource.canonical if resource else "none"
-            metrics.request_seconds.labels(f"{request.method} {route}").observe(seconds)
+            route = route_of(request)
+            metrics.request_seconds.labels(route).observe(seconds)
             _log.info(
                 "request.answered",
-                method=request.method,
-                path=request.path,
+                route=route,
+                id=request.match_info.get("id"),
                 status=status,
                 duration_ms=round(seconds * 1000, 1),
             )

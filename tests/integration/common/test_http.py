@@ -306,8 +306,8 @@ async def test_an_unforeseen_error_is_logged_whole_and_not_told(failing: str) ->
     with structlog.testing.capture_logs() as logs:
         async with ClientSession() as session, session.get(f"{failing}/crash") as answer:
             assert "secret detail" not in await answer.text()
-    assert [(entry["event"], entry["path"], entry["log_level"]) for entry in logs] == [
-        ("request.crashed", "/crash", "error")
+    assert [(entry["event"], entry["route"], entry["log_level"]) for entry in logs] == [
+        ("request.crashed", "GET /crash", "error")
     ]
     assert logs[0]["exc_info"]
 

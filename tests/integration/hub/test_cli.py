@@ -417,7 +417,7 @@ async def test_wait_survives_a_restart_of_the_hub(tmp_path: Path) -> None:
             agent_id = await own.spawn(spoke.id)
             await own.until_delivery(agent_id, "delivered")
             task = asyncio.create_task(own.hub("wait", agent_id))
-            await eventually(lambda: own.log_lines("request.answered", path=f"/api/v1/agents/{agent_id}"), "it waits")
+            await eventually(lambda: own.log_lines("request.answered", route="GET /api/v1/agents/{id}", id=agent_id), "it waits")
             await own.kill9()
             await own.restart()
             await spoke.report(spoke.advance(agent_id, "completed"))
