@@ -40,7 +40,7 @@ async def test_a_spoke_that_was_killed_comes_back_with_its_agents(tmp_path: Path
         agent_id = await pair.spawn("sleep 60")
         await pair.until(agent_id, "running")
         await pair.spoke.kill9()
-        await eventually(lambda: is_down(pair), "the hub has noticed", 5)
+        await eventually(lambda: is_down(pair), "the hub has noticed")
         waiting = await pair.spawn("print too late")
         await pair.spoke.restart()
         await pair.up()
@@ -70,7 +70,7 @@ async def test_a_hub_that_was_killed_is_dialed_again_and_told_what_it_missed(tmp
         await pair.hub.restart()
         started = time.monotonic()
         await pair.until(agent_id, "completed")
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 20
         assert len(pair.spoke.executions(agent_id)) == 1
 
 

@@ -260,7 +260,7 @@ INACTIVE: dict[str, Peer] = {
 async def test_a_peer_that_is_not_active_any_more_is_closed_at_once(peer: Peer) -> None:
     async with against_socket() as (hub, socket):
         hub.kept.peer = peer
-        async with asyncio.timeout(1.5):
+        async with asyncio.timeout(5):
             assert await closed_with(socket) == (1008, "connection_inactive")
 
 
