@@ -47,6 +47,6 @@ class LocalSpawner:
         (answer,) = await self._queue.accept(self._sender, claims.jti, raw, [step])
         if isinstance(answer, StepRefused):
             raise refused_by_queue(answer)
-        if answer is None:
+        if not isinstance(answer, AgentRecord):
             raise TypeError("the queue gave no record for a spawn")
         return answer

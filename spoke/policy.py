@@ -119,7 +119,9 @@ def _deny(rule: str, why: str) -> Verdict:
 
 
 def judge_command(policy: Policy, name: str) -> Verdict:
-    """Say whether the policy allows this kind of command at all."""
+    """Say whether the policy allows this kind of command at all; who may kill may also freeze and thaw itself."""
+    if name in {"freeze", "thaw"} and name not in policy.commands and "kill" in policy.commands:
+        return _allow("policy.commands", f"lists kill, and with it {name}")
     if name not in policy.commands:
         return _deny("policy.commands", f"does not list {name}")
     return _allow("policy.commands", f"lists {name}")

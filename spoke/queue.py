@@ -32,6 +32,7 @@ _STRIDE: Final = 9
 _DAY_MS: Final = 24 * 3600 * 1000
 _EVENTS_AT_ONCE: Final = 1000
 _SWEPT_AT_ONCE: Final = 500
+_KILLED_AT_ONCE: Final = 5000
 _LISTEN_PAUSE_S: Final = 0.5
 _CHANNELS: Final = ("wake", "kills", "changes")
 """What the scripts say there: something can be claimed; "TENANT AGENT" is to be killed; TENANT has events."""
@@ -98,6 +99,18 @@ class KillStep:
 
 
 @dataclass(frozen=True, slots=True)
+class FreezeStep:
+    """Take no spawn of this tenant and start none of its agents until it thaws; with `kill` end those it has."""
+
+    kill: KillStep | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ThawStep:
+    """Take spawns of this tenant again, and start what waits."""
+
+
+@dataclass(frozen=True, slots=True)
 class NoStep:
     """A command that the queue has nothing to do with; it keeps its place in the order."""
 
@@ -119,7 +132,15 @@ class RequeueRefused:
     requeued_as: str
 
 
-Step = SpawnStep | StatusStep | KillStep | NoStep
+Step = SpawnStep | StatusStep | KillStep | FreezeStep | ThawStep | NoStep
+
+
+@dataclass(frozen=True, slots=True)
+class Latch:
+    """Whether a tenant is frozen now, and how many of its agents the freeze ended or asked to end."""
+
+    frozen: bool
+    killed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +148,9 @@ class StepRefused:
     """The queue refused one command with this code of PROTOCOL section 2.2."""
 
     code: str
+
+
+Answer = AgentRecord | Latch | StepRefused | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +183,12 @@ def _arguments(step: Step, policy: Policy) -> list[str | int]:
             arguments = ["status", agent_id]
         case KillStep(agent_id):
             arguments = ["kill", agent_id, step.to_json(), step.cause]
+        case FreezeStep(None):
+            arguments = ["freeze"]
+        case FreezeStep(KillStep() as kill):
+            arguments = ["freeze", kill.to_json(), kill.cause, _KILLED_AT_ONCE]
+        case ThawStep():
+            arguments = ["thaw"]
         case NoStep():
             arguments = ["none"]
     return arguments + [""] * (_STRIDE - len(arguments))
@@ -200,13 +230,11 @@ class Queue:
     async def _run(self, script: str, *arguments: str | bytes | int) -> Any:
         return await self._scripts[script](self._client, [], [self.prefix, *arguments])
 
-    async def accept(
-        self, sender: Sender, jti: str, raw: bytes, steps: Sequence[Step]
-    ) -> list[AgentRecord | StepRefused | None]:
+    async def accept(self, sender: Sender, jti: str, raw: bytes, steps: Sequence[Step]) -> list[Answer]:
         """Accept an admitted envelope and take its steps, all at once; durable when this returns.
 
-        Returns for each step the agent's record, a refusal, or None for `NoStep`. Raises `EnvelopeRejected` with
-        `replayed`, `RateLimited`, `StoreLost`, `Unavailable`.
+        Returns for each step the agent's record, the latch, a refusal, or None for `NoStep`. Raises
+        `EnvelopeRejected` with `replayed`, `RateLimited`, `StoreLost`, `Unavailable`.
         """
         policy, bounds, known = sender.policy, self._bounds, self.store.mark
         arguments = [item for step in steps for item in _arguments(step, policy)]
@@ -222,9 +250,9 @@ class Queue:
         if answer[0] == b"rate_limited":
             raise RateLimited(f"policy.rate_per_s allows {policy.rate_per_s} envelopes a second")
         self.store.saw(known.generation, answer[1])
-        return [self._read_answer(sender, step, each) for step, each in zip(steps, answer[2:], strict=True)]
+        return [await self._read_answer(sender, step, each) for step, each in zip(steps, answer[2:], strict=True)]
 
-    def _read_answer(self, sender: Sender, step: Step, answer: Sequence[Any]) -> AgentRecord | StepRefused | None:
+    async def _read_answer(self, sender: Sender, step: Step, answer: Sequence[Any]) -> Answer:
         match answer[0], step:
             case b"new", SpawnStep():
                 return _new_record(sender, step, answer[1], answer[2])
@@ -232,8 +260,22 @@ class Queue:
                 return read_record(answer[1], answer[2])
             case b"error", _:
                 return StepRefused(answer[1].decode())
+            case b"frozen", FreezeStep(kill):
+                return Latch(frozen=True, killed=await self._killed(sender.tenant, kill, answer[1], answer[2]))
+            case b"thawed", _:
+                return Latch(frozen=False)
             case _:
                 return None
+
+    async def _killed(self, tenant: str, kill: KillStep | None, ended: int, asked: int) -> int:
+        """Kill also what waits beyond what one script should take; whoever gets no answer asks again."""
+        killed, waiting = ended, ended == _KILLED_AT_ONCE
+        while kill is not None and waiting:
+            ended, asked = await self._run(
+                "kill_all", tenant, kill.to_json(), kill.cause, self._bounds.retention_ms, _KILLED_AT_ONCE
+            )
+            killed, waiting = killed + ended, ended == _KILLED_AT_ONCE
+        return int(killed + asked)
 
     async def claim(self, worker: str, limits: Mapping[str, int]) -> Claim | None:
         """Take the next agent of a tenant in `limits` (tenant: agents at once) under a lease of `LEASE_MS`."""

@@ -17,7 +17,7 @@ import structlog
 
 from common import strict_json
 from common.audit_file import Audit, AuditUnavailable
-from common.commands import Command, Kill, Logs, Spawn, StatusOf
+from common.commands import DEFAULT_GRACE_S, Command, Freeze, Kill, Logs, Spawn, StatusOf, Thaw
 from common.connection import Admitted
 from common.envelope import MAX_ITEMS_BYTES
 from common.errors import CommandRefused, NotAllowed
@@ -26,7 +26,20 @@ from common.peers import Peer
 from spoke.agent_record import AgentRecord, TamperedRecord
 from spoke.decisions import decisions, starts_something
 from spoke.policy import Policy, check_command
-from spoke.queue import KillStep, NoStep, Queue, Sender, SpawnStep, StatusStep, Step, StepRefused
+from spoke.queue import (
+    Answer,
+    FreezeStep,
+    KillStep,
+    Latch,
+    NoStep,
+    Queue,
+    Sender,
+    SpawnStep,
+    StatusStep,
+    Step,
+    StepRefused,
+    ThawStep,
+)
 from spoke.runs import Runs
 
 _log: Final = structlog.get_logger("command")
@@ -40,6 +53,7 @@ _DETAIL: Final = {
     "not_found": "there is no such agent",
     "quota_exceeded": "policy.queued: too many of your agents wait here; try again later",
     "queue_full": "limits.queue: too many agents wait here; try again later",
+    "frozen": "you froze this connection; thaw it first",
     "draining": "this spoke takes no new agents for now",
 }
 """What a peer reads beside a code that the queue decided."""
@@ -81,6 +95,11 @@ def _step(index: int, command: Command) -> Step:
             return StatusStep(command.agent_id)
         case Kill():
             return KillStep(command.agent_id, command.grace_s, "killed_by_peer", command.reason)
+        case Freeze():
+            kill = KillStep("", DEFAULT_GRACE_S, "killed_by_peer", command.reason)
+            return FreezeStep(kill if command.kill_agents else None)
+        case Thaw():
+            return ThawStep()
         case _:
             raise NotAllowed(f"this spoke does not offer {command.command}")
 
@@ -176,11 +195,13 @@ class Router:
         write = self._audit.record if is_held else self._audit.note
         await write("command.decided", **_envelope_of(admitted), decisions=decisions(commands, results))
 
-    def _result(self, planned: Planned, found: AgentRecord | StepRefused | None, log_limit: int) -> dict[str, Any]:
+    def _result(self, planned: Planned, found: Answer, log_limit: int) -> dict[str, Any]:
         command = planned.command
         refused = refused_by_queue(found) if isinstance(found, StepRefused) else planned.refused
         if refused is not None:
             return error_result(command.id, refused.code, refused.message, retryable=refused.retryable)
+        if isinstance(found, Latch):
+            return {"id": command.id, "connection": _latch(found)}
         if not isinstance(found, AgentRecord):
             raise TypeError(f"the queue gave no record for {command.command}")
         if isinstance(command, Logs):
@@ -192,6 +213,10 @@ class Router:
             # The others' answers must not be lost with it.
             _log.error("agent.tampered", agent_id=command.id, reason=error.message)
             return error_result(command.id, "invalid", "this agent's record cannot be read here", retryable=False)
+
+
+def _latch(latch: Latch) -> dict[str, Any]:
+    return {"frozen": True, "killed": latch.killed} if latch.frozen else {"frozen": False}
 
 
 def _envelope_of(admitted: Admitted) -> dict[str, object]:
@@ -209,7 +234,7 @@ def _record(peer: Peer, jti: str, planned: Sequence[Planned], results: Sequence[
     for each, result in zip(planned, results, strict=True):
         outcome = result["error"]["code"] if "error" in result else "accepted"
         outcomes[f"{each.command.command} {outcome}"] += 1
-        write = _log.info if "error" in result or isinstance(each.command, Spawn | Kill) else _log.debug
+        write = _log.info if "error" in result or isinstance(each.command, Spawn | Kill | Freeze | Thaw) else _log.debug
         write(
             f"command.{'refused' if 'error' in result else 'accepted'}",
             command=each.command.command,

@@ -14,6 +14,7 @@
 --   P rate:T       hash    since (ms), used: envelopes in the second that began then
 --   P events:T     stream  records at each transition, kept until the peer has acknowledged them
 --   P paused, P draining   flags
+--   P frozen:T     flag: this tenant's spawns are refused, what it has queued waits
 --   P arrivals, P ticks, P fence   counters
 --   P generation, P accepted   which store this is, and how many envelopes it accepted (common/store_mark.py)
 --   P wake, P kills, P changes     pub/sub: something to claim; "T A" is to be killed; T has events
@@ -126,7 +127,7 @@ end
 
 -- What the agents in a tenant's queue wait for.
 local function waiting_for(tenant, tenant_limit)
-  if redis.call('EXISTS', P .. 'paused', P .. 'draining') > 0 then return 'paused' end
+  if redis.call('EXISTS', P .. 'paused', P .. 'draining', P .. 'frozen:' .. tenant) > 0 then return 'paused' end
   local active = tonumber(redis.call('HGET', P .. 'load:' .. tenant, 'active') or 0)
   return active >= tenant_limit and 'peer_quota' or 'slot'
 end
@@ -158,4 +159,29 @@ local function request_kill(tenant, id, kill, cause, retention_ms)
     redis.call('HSET', key, 'kill', kill)
     redis.call('PUBLISH', P .. 'kills', tenant .. ' ' .. id)
   end
+end
+
+-- Kill what a tenant has here: at most `limit` of what waits, and all that is held, by way of its workers.
+-- Returns how many waiting ones ended, and how many held ones were asked to.
+local function kill_all(tenant, kill, cause, retention_ms, limit)
+  local waiting, asked = redis.call('ZRANGE', P .. 'queue:' .. tenant, 0, limit - 1), 0
+  local function of_tenant(index, act)
+    for _, member in ipairs(redis.call('ZRANGE', P .. index, 0, -1)) do
+      local owner, id = member:match('^(%S+) (%S+)$')
+      if owner == tenant then act(id) end
+    end
+  end
+  of_tenant('backoff', function(id) if #waiting < limit then waiting[#waiting + 1] = id end end)
+  for _, id in ipairs(waiting) do
+    if redis.call('HGET', agent_key(tenant, id), 'status') == 'queued' then
+      request_kill(tenant, id, kill, cause, retention_ms)
+    else
+      dequeue(tenant, id) -- a stranger's entry
+    end
+  end
+  of_tenant('leases', function(id)
+    request_kill(tenant, id, kill, cause, retention_ms)
+    asked = asked + 1
+  end)
+  return #waiting, asked
 end

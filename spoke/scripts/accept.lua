@@ -6,9 +6,12 @@
 --   'spawn'  id hash index task type priority timeout max_attempts
 --   'status' agent -, -, ...
 --   'kill'   agent kill-JSON cause, -, ...
+--   'freeze' kill-JSON ('' to kill none) cause how many waiting agents at most, -, ...
+--   'thaw'   -, ...
 --   'none'   a command that was refused before, or answered without the queue
 -- Returns {'lost'} (not the store that the node knows), {'replayed'}, {'rate_limited'} or {'accepted', counter, answer...}:
---   {'new', position}, {'agent', fields, place}, {'error', code}, {'none'}.
+--   {'new', position}, {'agent', fields, place}, {'error', code},
+--   {'frozen', waiting agents ended, held agents asked to end}, {'thawed'}, {'none'}.
 -- Run twice it answers 'replayed' and changes nothing.
 
 local tenant, peer, jti, raw = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -39,6 +42,7 @@ end
 
 local now = int(now_ms())
 local draining = redis.call('EXISTS', P .. 'draining') == 1
+local frozen = redis.call('EXISTS', P .. 'frozen:' .. tenant) == 1
 local PRUNED_AT_ONCE = 16
 local created = {}     -- {id, priority, answer} of all spawns that were accepted
 local unqueued = {}    -- those of them that are not in the queue yet: all at once costs far less than one by one
@@ -82,6 +86,7 @@ local dead = tombstones()
 
 local function refusal(id)
   if dead[id] then return 'killed' end
+  if frozen then return 'frozen' end
   if draining then return 'draining' end
   if queued_here >= queued_limit then return 'quota_exceeded' end
   if queued_all >= queue_limit then return 'queue_full' end
@@ -141,6 +146,25 @@ local function kill(at)
   return answer
 end
 
+local function freeze(at)
+  local kill, ended, asked = ARGV[at + 1], 0, 0
+  redis.call('SET', P .. 'frozen:' .. tenant, now)
+  frozen = true
+  flush()
+  if kill ~= '' then
+    ended, asked = kill_all(tenant, kill, ARGV[at + 2], retention_ms, tonumber(ARGV[at + 3]))
+    read_load()
+  end
+  return { 'frozen', ended, asked }
+end
+
+local function thaw()
+  redis.call('DEL', P .. 'frozen:' .. tenant)
+  frozen = false
+  redis.call('PUBLISH', P .. 'wake', '')
+  return { 'thawed' }
+end
+
 local function none() return { 'none' } end
 
 -- The envelope and the index once for all that were accepted.
@@ -159,7 +183,7 @@ local function keep()
   redis.call('PUBLISH', P .. 'changes', tenant)
 end
 
-local STEPS = { spawn = spawn, status = status, kill = kill, none = none }
+local STEPS = { spawn = spawn, status = status, kill = kill, freeze = freeze, thaw = thaw, none = none }
 local answers = { 'accepted', redis.call('INCR', P .. 'accepted') }
 read_load()
 for number = 1, commands do

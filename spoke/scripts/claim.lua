@@ -29,7 +29,8 @@ local function choose()
   local chosen, chosen_id, best
   for _, tenant in ipairs(redis.call('ZRANGE', P .. 'waiting', 0, -1)) do
     local limit = limits[tenant]
-    if limit and tonumber(redis.call('HGET', P .. 'load:' .. tenant, 'active') or 0) < limit then
+    if limit and redis.call('EXISTS', P .. 'frozen:' .. tenant) == 0
+      and tonumber(redis.call('HGET', P .. 'load:' .. tenant, 'active') or 0) < limit then
       local first = redis.call('ZRANGE', P .. 'queue:' .. tenant, 0, 0, 'WITHSCORES')
       local priority = math.floor(tonumber(first[2]) / QUEUE_TURN)
       if not best or priority < best then chosen, chosen_id, best = tenant, first[1], priority end

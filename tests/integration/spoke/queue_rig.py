@@ -16,13 +16,12 @@ from common.commands import Spawn
 from common.ids import uuid7
 from spoke.agent_record import AgentRecord, AgentRef
 from spoke.policy import Policy
-from spoke.queue import Bounds, Claim, KillStep, Queue, Sender, SpawnStep, Step, StepRefused
+from spoke.queue import Answer, Bounds, Claim, KillStep, Queue, Sender, SpawnStep, Step
 
 INSTANCE: Final = "build-1"
 TENANT: Final = "hub-eu~1"
 OTHER: Final = "hub-us~2"
 RAW: Final = b"the signed envelope"
-Answer = AgentRecord | StepRefused | None
 
 
 def id_of(number: int) -> str:

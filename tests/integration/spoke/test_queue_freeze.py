@@ -1,0 +1,108 @@
+"""A tenant that is frozen in a real Valkey: spawns refused, what it has kept from starting or killed, until it thaws."""
+
+from __future__ import annotations
+
+import pytest
+from redis.asyncio import Redis
+
+from spoke.agent_record import AgentRecord, Place
+from spoke.queue import Bounds, FreezeStep, KillStep, Latch, Queue, StatusStep, StepRefused, ThawStep
+from tests.integration.spoke.queue_rig import OTHER, Rig, check_invariants, id_of, sender, spawn
+
+FREEZE = FreezeStep()
+FREEZE_AND_KILL = FreezeStep(KillStep("", 3, "killed_by_peer", "budget spent"))
+FROZEN = StepRefused("frozen")
+
+
+@pytest.fixture
+def rig(valkey: Redis, key_prefix: str) -> Rig:
+    return Rig(valkey, key_prefix)
+
+
+async def test_a_frozen_tenants_spawns_are_refused_and_what_it_has_is_answered(rig: Rig) -> None:
+    (old,) = await rig.accept(spawn(1))
+    assert await rig.accept(FREEZE) == [Latch(frozen=True)]
+    again, new, status = await rig.accept(spawn(1), spawn(2), StatusStep(id_of(1)))
+    assert isinstance(old, AgentRecord)
+    assert isinstance(again, AgentRecord)
+    assert isinstance(status, AgentRecord)
+    assert (again.status, new, status.status) == ("queued", FROZEN, "queued")
+    assert again.place == status.place == Place(1, "paused")
+    assert await rig.status(2) is None
+    await check_invariants(rig)
+
+
+async def test_the_order_of_an_envelopes_commands_counts(rig: Rig) -> None:
+    first, frozen, second, thawed, third = await rig.accept(spawn(1), FREEZE, spawn(2), ThawStep(), spawn(3))
+    assert (frozen, second, thawed) == (Latch(frozen=True), FROZEN, Latch(frozen=False))
+    assert isinstance(first, AgentRecord)
+    assert isinstance(third, AgentRecord)
+    assert [first.place, third.place] == [Place(1, "paused"), Place(2, "slot")]
+    await check_invariants(rig)
+
+
+async def test_frozen_agents_wait_and_start_when_their_tenant_thaws(rig: Rig) -> None:
+    await rig.accept_many([1, 2])
+    running = await rig.claimed()
+    await rig.accept(FREEZE)
+    assert await rig.claim() is None
+    assert await rig.queue.retry(running, "lost", "x", pause_ms=0, may_help=True) == "queued"
+    assert await rig.claim() is None, "one that is queued again waits, too"
+    assert await rig.accept(ThawStep()) == [Latch(frozen=False)]
+    assert len(await rig.claim_all()) == 2
+    await check_invariants(rig)
+
+
+async def test_the_latch_holds_for_another_life_of_the_node(rig: Rig) -> None:
+    await rig.accept(spawn(1), FREEZE)
+    rig.queue = Queue(rig.client, "build-1", rig.bounds, rig.key_prefix)
+    assert await rig.accept(spawn(2)) == [FROZEN]
+    assert await rig.claim() is None
+
+
+@pytest.mark.attack(37)
+async def test_a_freeze_is_of_one_tenant_alone(rig: Rig) -> None:
+    await rig.accept(spawn(1), by=sender(OTHER))
+    assert await rig.accept(FREEZE_AND_KILL) == [Latch(frozen=True, killed=0)]
+    (new,) = await rig.accept(spawn(2), by=sender(OTHER))
+    assert isinstance(new, AgentRecord)
+    assert new.place == Place(2, "slot")
+    assert await rig.claim_all() == [f"{OTHER} T-1", f"{OTHER} T-2"]
+    await check_invariants(rig)
+
+
+async def test_a_freeze_that_kills_ends_what_waits_and_asks_for_what_runs(rig: Rig) -> None:
+    running = await rig.running(1)
+    await rig.accept_many([2, 3])
+    again = await rig.claimed()
+    assert await rig.queue.retry(again, "lost", "x", pause_ms=60_000, may_help=True) == "queued"
+    await rig.accept(spawn(9), by=sender(OTHER))
+    spawned, frozen = await rig.accept(spawn(4), FREEZE_AND_KILL)
+    assert isinstance(spawned, AgentRecord)
+    assert frozen == Latch(frozen=True, killed=4)
+    for number in (2, 3, 4):
+        fields = await rig.fields(number)
+        assert (fields["status"], fields["reason"]) == ("killed", "killed_by_peer"), number
+    assert await rig.queue.renew([running]) == [FREEZE_AND_KILL.kill]
+    assert await rig.status(9, OTHER) == "queued"
+    assert await rig.queue.finish(running, "killed", {"reason": "killed_by_peer"})
+    assert await rig.accept(FREEZE_AND_KILL) == [Latch(frozen=True, killed=0)]
+    await check_invariants(rig)
+
+
+async def test_a_freeze_that_kills_ends_all_that_waits_however_much_it_is(valkey: Redis, key_prefix: str) -> None:
+    rig = Rig(valkey, key_prefix, Bounds(agents=100, queued=10_000))
+    for first in range(0, 6000, 1000):
+        await rig.accept(*(spawn(number) for number in range(first, first + 1000)), by=sender(queued=10_000))
+    assert await rig.accept(FREEZE_AND_KILL) == [Latch(frozen=True, killed=6000)]
+    assert (await rig.queue.load())["queued"] == 0
+
+
+async def test_what_was_spawned_after_a_thaw_is_not_killed_by_the_freeze_before_it(
+    valkey: Redis, key_prefix: str
+) -> None:
+    rig = Rig(valkey, key_prefix, Bounds(agents=100, queued=10_000))
+    for first in range(0, 6000, 1000):
+        await rig.accept(*(spawn(number) for number in range(first, first + 1000)), by=sender(queued=10_000))
+    await rig.accept(FREEZE_AND_KILL, ThawStep(), spawn(9999, priority=1), by=sender(queued=10_000))
+    assert await rig.status(9999) == "queued"
