@@ -17,6 +17,7 @@ from common.envelope import ANYONE, EnvelopeType
 from common.errors import HubspokeError
 from common.introduction import introduce
 from common.logs import escape
+from common.own_keys import OwnKeys
 from common.peer_url import check_peer_url, is_loopback
 from common.peers import Peer
 from common.post import fetch, open_session
@@ -25,6 +26,8 @@ from hub.app import Hub
 from hub.settings import HubDirectory, load
 
 _CLOCK_LIMIT_S: Final = 10
+_DAY_S: Final = 86_400
+_OLD_KEY_DAYS: Final = 365
 _ANY_SKEW_S: Final = 10 * 365 * 86_400
 IDENTITY_PATH: Final = "/federation/v1/identity"
 
@@ -52,12 +55,35 @@ async def diagnose(directory: HubDirectory) -> list[Finding]:
         hub = Hub.load(directory, load(directory))
     except HubspokeError as error:
         return [Finding("files", False, error.message)]
-    fingerprint = hub.key.public.fingerprint
-    findings = [Finding("files", True, f"configuration, key ({fingerprint}) and token in {directory.path}")]
+    findings = [_check_key(hub)]
     findings.append(await _checked("valkey", lambda: _check_valkey(hub)))
     findings.append(_check_url(hub))
+    findings.append(await _checked("rotation", lambda: _check_rotation(hub)))
     findings += [finding async for finding in _check_spokes(hub)]
     return findings
+
+
+def _check_key(hub: Hub) -> Finding:
+    path = hub.key_files.current
+    age_days = int((SystemClock().now_ms() / 1000 - path.stat().st_mtime) // _DAY_S)
+    detail = f"configuration, key ({hub.key.public.fingerprint}) and token in {hub.directory.path}"
+    if age_days < 0:
+        return Finding("files", False, f"{path} lies in the future: set this machine's clock, run a time service")
+    if age_days > _OLD_KEY_DAYS:
+        detail += f"; the key is {age_days} days old: hub keys rotate"
+    return Finding("files", True, detail)
+
+
+async def _check_rotation(hub: Hub) -> str:
+    """Return who knows our key; raises `HubspokeError` naming a spoke that refused it, or a key file that is gone."""
+    with closing(hub.open_audit()) as audit, closing(hub.open_trust(audit)) as trust:
+        fingerprint = OwnKeys(hub.key_files, trust).current.public.fingerprint
+        unaware = trust.current().unaware()
+    refused = [f"{peer.instance} ({peer.rotation_problem})" for peer in unaware if peer.rotation_problem]
+    if refused:
+        raise HubspokeError(f"not taken by {', '.join(refused)}: see hub keys show", code="rotation")
+    waiting = ", ".join(peer.instance for peer in unaware)
+    return f"{waiting} has yet to hear of {fingerprint}" if waiting else f"all spokes know {fingerprint}"
 
 
 async def _checked(check: str, look: Callable[[], Awaitable[str]]) -> Finding:
@@ -108,9 +134,8 @@ class _Look:
         now_s = SystemClock().now_ms() / 1000
         said = introduce(raw, EnvelopeType.IDENTITY, audience=ANYONE, now_s=now_s, skew_s=_ANY_SKEW_S)
         if (said.instance, said.key) != (self.peer.instance, self.peer.current_key):
-            raise HubspokeError(
-                f"{self.peer.url} answers as {said.instance} with {said.key.fingerprint}; join it again"
-            )
+            who = f"{said.instance} with {said.key.fingerprint}"
+            raise HubspokeError(f"{self.peer.url} answers as {who}: if it has not rotated, join it again")
         skew_s = round(said.claims.iat - now_s)
         if abs(skew_s) > _CLOCK_LIMIT_S:
             raise HubspokeError(f"its clock differs from ours by {skew_s} s: run a time service on both machines")

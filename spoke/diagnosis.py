@@ -220,7 +220,8 @@ class _Look:
         said = introduce(raw, EnvelopeType.IDENTITY, audience=ANYONE, now_s=now_s, skew_s=_ANY_SKEW_S)
         if (said.instance, said.key) != (hub.instance, hub.current_key):
             detail = f"{url} answers as {said.instance} with {said.key.fingerprint}"
-            return Finding(check, "bad", detail, "compare fingerprints with its admin, then join it again")
+            mend = "it tells of a rotation by itself; otherwise compare fingerprints with its admin, and join it again"
+            return Finding(check, "bad", detail, mend)
         skew_s = round(said.claims.iat - now_s)
         if abs(skew_s) > _CLOCK_LIMIT_S:
             return Finding(check, "bad", f"its clock differs from ours by {skew_s} s", "run a time service on both")
