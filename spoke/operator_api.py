@@ -54,9 +54,10 @@ class OperatorApi:
 
     async def _requeue(self, request: web.Request) -> web.Response:
         record = await self._view.find(request.match_info["agent_id"], request.query.get("peer"))
-        again = await self._requeuer.requeue(record)
         peer = record.fields.get("peer")
-        await self._audit.note("requeue.decided", agents=[record.ref.agent_id, again.ref.agent_id], peer=peer)
+        self._audit.intend("requeue.asked", agents=[record.ref.agent_id], peer=peer)
+        again = await self._requeuer.requeue(record)
+        await self._audit.record("requeue.decided", agents=[record.ref.agent_id, again.ref.agent_id], peer=peer)
         return json_response(shown(again), status=201)
 
     async def _show_queue(self, _request: web.Request) -> web.Response:
