@@ -126,7 +126,7 @@ class EmbeddedValkey:
         """
         while (process := self._process) is not None:
             await _ended(process)
-            report(f"Valkey ended: {self._last_log_line()}; starting it again")
+            report(f"Valkey ended: {self._last_log_lines()}; starting it again")
             await self._start_again(report)
 
     async def _start_again(self, report: Callable[[str], None]) -> None:
@@ -146,12 +146,12 @@ class EmbeddedValkey:
         deadline = time.monotonic() + self._start_timeout_s
         while not await _answers(self.directory):
             if process.poll() is not None:
-                raise LocalError(f"Valkey did not start: {self._last_log_line()}", code="valkey_not_started")
+                raise LocalError(f"Valkey did not start: {self._last_log_lines()}", code="valkey_not_started")
             if time.monotonic() > deadline:
                 process.kill()
                 process.wait()
                 raise LocalError(
-                    f"Valkey did not answer within {self._start_timeout_s:g} s: {self._last_log_line()}",
+                    f"Valkey did not answer within {self._start_timeout_s:g} s: {self._last_log_lines()}",
                     code="valkey_not_started",
                 )
             await asyncio.sleep(_POLL_S)
@@ -164,12 +164,13 @@ class EmbeddedValkey:
         finally:
             os.close(self._lock_fd)
 
-    def _last_log_line(self) -> str:
+    def _last_log_lines(self) -> str:
         try:
             text = (self.directory / LOG_NAME).read_text(errors="replace").strip()
         except OSError as error:
             return f"its log cannot be read ({error.strerror})"
-        return text.rpartition("\n")[2][-300:] or "it logged nothing"
+        # The last line says that it gives up, the one before it why: a full disk, for one.
+        return "; ".join(text.splitlines()[-2:])[-400:] or "it logged nothing"
 
 
 @contextmanager

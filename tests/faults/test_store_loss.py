@@ -6,32 +6,13 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.spoke.repositories import make_repository
+from tests.faults.conftest import valkey_of
 from tests.peer import HubPeer
 from tests.spoke_node import SpokeNode, eventually, processes_of
-
-SKEW = {"SPOKE_NODE__SKEW_S": "1"}
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    return make_repository(tmp_path / "repository")
-
-
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[SpokeNode]:
-    async with SpokeNode(tmp_path, env=SKEW) as running:
-        yield running
-
-
-def valkey_of(node: SpokeNode) -> int:
-    (pid,) = (pid for pid, line in processes_of(node.directory).items() if "valkey-server" in line.split()[0])
-    return pid
 
 
 def store_of(node: SpokeNode) -> Path:
