@@ -357,3 +357,10 @@ def test_a_bad_rotation_is_found_before_anything_is_noted_of_it(two: Two) -> Non
     admitted = two.spoke.inbox.admit(rotation_of(two, proof="A" * 86), NOW_S)
     with pytest.raises(EnvelopeRejected):
         two.spoke.intake.check(admitted)
+
+
+def test_a_join_is_answered_under_the_key_that_the_identity_showed(two: Two) -> None:
+    two.hub.rotate()
+    exchange, re = two.hub.exchange, two.clock.new_id()
+    answers = (exchange.reply(SPOKE, re, []), exchange.reply_to_join(SPOKE, re, []))
+    assert [jose.parse_compact(raw).kid for raw in answers] == [two.hub.first.kid, two.hub.keys.current.kid]

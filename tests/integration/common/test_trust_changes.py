@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from common.configuration import NodeDirectory, NodeSection
 from common.errors import Unavailable
 from common.invites import InviteRefused
 from common.key_report import report_keys
@@ -129,3 +130,9 @@ def test_what_is_told_of_ones_own_keys(store: TrustStore, files: KeyFiles) -> No
     known = report_keys(HUB, keys, store.current())
     assert known["peers"][0]["signedWith"] == rotation.key.fingerprint
     assert known["rotation"]["complete"] is True
+
+
+def test_where_a_node_keeps_its_keys_and_how_long_a_former_one_counts(tmp_path: Path) -> None:
+    assert NodeDirectory(tmp_path).key_files(HUB).current == NodeDirectory(tmp_path).key_file(HUB)
+    assert NodeSection(id=HUB, listen="127.0.0.1:0").overlap_s == 24 * 3600
+    assert NodeSection(id=HUB, listen="127.0.0.1:0", overlap_h=1).overlap_s == 3600
