@@ -242,7 +242,9 @@ async def do_faults(run: Run, every_s: float) -> None:
 # --- the whole of it
 
 
-def _target_of(node: HubNode | SpokeNode) -> Callable[[], Target]:
+def target_of(node: HubNode | SpokeNode) -> Callable[[], Target]:
+    """Return where the node listens at present, for a proxy."""
+
     def target() -> Target:
         parts = urlsplit(node.url)
         return parts.hostname or "127.0.0.1", parts.port or 9
@@ -274,7 +276,7 @@ async def chaos(scratch: Path, seconds: float, seed: int, link: str) -> tuple[Ru
     rng = random.Random(seed)
     hub = HubNode(scratch)
     spoke = SpokeNode(scratch, toml=tables(limits={"agents": 8}), env={"SPOKE_NODE__LINK": link})
-    async with Proxy(_target_of(spoke)) as to_spoke, Proxy(_target_of(hub)) as to_hub:
+    async with Proxy(target_of(spoke)) as to_spoke, Proxy(target_of(hub)) as to_hub:
         run = Run(seed, hub, spoke, to_spoke, to_hub, make_repository(scratch / "repository"), rng)
         _introduce(run)
         with hub:

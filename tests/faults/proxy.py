@@ -32,6 +32,8 @@ class Proxy:
         self.port = 0
         self.swallowed = 0
         """How many answers were lost so far."""
+        self.connections = 0
+        """How many were ever made through it."""
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -87,6 +89,7 @@ class Proxy:
         except OSError:
             return
         self._open.add(forth)
+        self.connections += 1
         try:
             asking = asyncio.create_task(self._pass_on(reader, forth, answers=False))
             await self._pass_on(back, writer, answers=True)
