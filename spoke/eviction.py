@@ -2,7 +2,8 @@
 
 A connection is over when no peer that is not revoked has its tenant, so an id that joined again saves nothing of its
 former connection (attack row 33). Looks when the trust changes, by whichever process, and now and then without that,
-for what was accepted in the same moment. Agents of a suspended peer stay: those that run go on, those that wait wait.
+for what was accepted in the same moment. Whose agents are here is asked before the trust is read: whoever has one was
+known by then. Agents of a suspended peer stay: those that run go on, those that wait wait.
 """
 
 from __future__ import annotations
@@ -41,16 +42,17 @@ class Eviction:
             try:
                 trust = self._trust()
                 if trust is not seen or time.monotonic() >= again_at:
-                    await self._evict(trust)
+                    await self._evict()
                     seen, again_at = trust, time.monotonic() + LOOK_AGAIN_S
             except Unavailable as error:
                 _log.warning("eviction.unavailable", reason=error.message)
             await asyncio.sleep(POLL_S)
 
-    async def _evict(self, trust: Trust) -> None:
-        stay = [LOCAL_TENANT, *(peer.tenant for peer in trust.peers() if peer.state != "revoked")]
-        ended = _AT_ONCE
+    async def _evict(self) -> None:
+        tenants = await self._queue.tenants()
+        stay = {LOCAL_TENANT, *(peer.tenant for peer in self._trust().peers() if peer.state != "revoked")}
+        ended = _AT_ONCE if tenants - stay else 0
         while ended == _AT_ONCE:
-            ended, asked = await self._queue.evict(_KILL, stay, _AT_ONCE)
+            ended, asked = await self._queue.evict(_KILL, tenants - stay, _AT_ONCE)
             if ended or asked:
                 _log.warning("agents.evicted", waiting=ended, running=asked, reason=_KILL.reason)

@@ -335,9 +335,17 @@ class Queue:
         )
         return _read_described(answer)
 
-    async def evict(self, kill: KillStep, stay: Sequence[str], limit: int) -> tuple[int, int]:
-        """End the agents of all tenants but `stay`; returns how many waited, at most `limit`, and how many are held."""
-        ended, asked = await self._run("evict", kill.to_json(), kill.cause, self._bounds.retention_ms, limit, *stay)
+    async def tenants(self) -> set[str]:
+        """Return the tenants of which an agent waits or is held."""
+        with translated():
+            waiting: Any = await self._client.zrange(f"{self.prefix}waiting", 0, -1)
+            held: Any = await self._client.zrange(f"{self.prefix}leases", 0, -1)
+            later: Any = await self._client.zrange(f"{self.prefix}backoff", 0, -1)
+        return {member.decode().partition(" ")[0] for member in (*waiting, *held, *later)}
+
+    async def evict(self, kill: KillStep, gone: Iterable[str], limit: int) -> tuple[int, int]:
+        """End the agents of these tenants; returns how many waited, at most `limit`, and how many are held."""
+        ended, asked = await self._run("evict", kill.to_json(), kill.cause, self._bounds.retention_ms, limit, *gone)
         return int(ended), int(asked)
 
     async def requeue(self, ref: AgentRef, requeue: Requeue) -> AgentRecord | RequeueRefused:

@@ -1,12 +1,12 @@
 -- End what tenants hold here whose connection is over.
 --
--- ARGV: prefix, kill-JSON, cause, retention ms, how many waiting agents at most, then the tenants that stay.
+-- ARGV: prefix, kill-JSON, cause, retention ms, how many waiting agents at most, then the tenants that go.
 -- Returns {waiting agents ended, held agents asked to end}; the held ones go through their workers. Run twice it ends no
 --   agent twice. What others may still read of those tenants, their events, goes with the records.
 
 local kill, cause, retention_ms, limit = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local stays = {}
-for at = 6, #ARGV do stays[ARGV[at]] = true end
+local goes = {}
+for at = 6, #ARGV do goes[ARGV[at]] = true end
 local ended, asked = 0, 0
 
 local function end_waiting(tenant, id)
@@ -20,17 +20,17 @@ local function end_waiting(tenant, id)
 end
 
 for _, tenant in ipairs(redis.call('ZRANGE', P .. 'waiting', 0, -1)) do
-  if not stays[tenant] and ended < limit then
+  if goes[tenant] and ended < limit then
     for _, id in ipairs(redis.call('ZRANGE', P .. 'queue:' .. tenant, 0, limit - ended - 1)) do end_waiting(tenant, id) end
   end
 end
 for _, member in ipairs(redis.call('ZRANGE', P .. 'backoff', 0, -1)) do
   local tenant, id = member:match('^(%S+) (%S+)$')
-  if not stays[tenant] and ended < limit then end_waiting(tenant, id) end
+  if goes[tenant] and ended < limit then end_waiting(tenant, id) end
 end
 for _, member in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
   local tenant, id = member:match('^(%S+) (%S+)$')
-  if not stays[tenant] then
+  if goes[tenant] then
     request_kill(tenant, id, kill, cause, retention_ms)
     redis.call('PEXPIRE', P .. 'events:' .. tenant, retention_ms)
     asked = asked + 1

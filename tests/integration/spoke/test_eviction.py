@@ -32,12 +32,13 @@ async def test_whoever_does_not_stay_loses_what_waits_and_is_asked_for_what_runs
     staying = await rig.claimed()
     await rig.accept(spawn(9), by=sender(OTHER))
     step = kill(1, agent_id="", cause="killed_by_operator", reason="revoked")
-    assert await rig.queue.evict(step, [OTHER, "local"], 100) == (3, 1)
+    assert await rig.queue.tenants() == {TENANT, OTHER}
+    assert await rig.queue.evict(step, [TENANT], 100) == (3, 1)
     assert [await rig.status(number) for number in (1, 2, 3, 4)] == ["running", "killed", "killed", "killed"]
     assert (await rig.fields(2))["reason"] == "killed_by_operator"
     assert await rig.queue.renew([claim, staying]) == [step, True]
     assert await rig.status(9, OTHER) == "queued"
-    assert await rig.queue.evict(step, [OTHER, "local"], 100) == (0, 1)
+    assert await rig.queue.evict(step, [TENANT], 100) == (0, 1)
     await check_invariants(rig)
     assert await rig.client.pttl(f"{rig.prefix}events:{TENANT}") > 0
     assert await rig.client.pttl(f"{rig.prefix}events:{OTHER}") == -1
@@ -47,15 +48,33 @@ async def test_many_are_ended_in_turns(rig: Rig) -> None:
     await rig.accept_many(range(10))
     await rig.accept(*(spawn(number) for number in range(20, 25)), by=sender(OTHER))
     step = kill(0, agent_id="")
-    assert [await rig.queue.evict(step, [], 6) for _ in range(4)] == [(6, 0), (6, 0), (3, 0), (0, 0)]
+    assert [await rig.queue.evict(step, [TENANT, OTHER], 6) for _ in range(4)] == [(6, 0), (6, 0), (3, 0), (0, 0)]
     await check_invariants(rig)
 
 
 async def test_a_strangers_entry_does_not_keep_it_from_its_end(rig: Rig) -> None:
     await rig.accept(spawn(1))
     await rig.client.zadd(f"{rig.prefix}queue:{TENANT}", {"stray": 1})
-    assert await rig.queue.evict(kill(0, agent_id=""), [], 100) == (2, 0)
-    assert await rig.queue.evict(kill(0, agent_id=""), [], 100) == (0, 0)
+    assert await rig.queue.evict(kill(0, agent_id=""), [TENANT], 100) == (2, 0)
+    assert await rig.queue.evict(kill(0, agent_id=""), [TENANT], 100) == (0, 0)
+
+
+async def test_the_agents_of_a_hub_that_joined_in_the_same_moment_stay(rig: Rig) -> None:
+    """It is registered and its spawn accepted while the eviction has read the trust and not asked the queue yet."""
+
+    class JoinsAfterTheFirstLook:
+        looks = 0
+
+        def __call__(self) -> Trust:
+            self.looks += 1
+            return Trust([] if self.looks == 1 else [hub_peer()])
+
+    await rig.accept(spawn(1))
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(Eviction(rig.queue, JoinsAfterTheFirstLook()).run())
+        await asyncio.sleep(0.2)
+        assert await rig.status(1) == "queued"
+        running.cancel()
 
 
 async def test_it_looks_again_when_the_trust_changes_and_now_and_then(
