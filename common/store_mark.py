@@ -16,6 +16,7 @@ from typing import Final, Literal
 from common.connection import DEFAULT_SKEW_S
 from common.envelope import MAX_LIFETIME_S
 from common.errors import Unavailable
+from common.ids import rfc3339
 
 Cause = Literal["emptied", "foreign", "rolled_back"]
 GENERATION: Final = "generation"
@@ -65,6 +66,14 @@ class StoreMark:
     def windows_closed_s(self, skew_s: int) -> int:
         """Return the time (s) when no envelope from before the loss can be in its window any more."""
         return self.lost_ms // 1000 + MAX_LIFETIME_S + 2 * skew_s + 1 if self.lost_ms else 0
+
+
+    def tell(self, skew_s: int, now_s: float) -> str | None:
+        """Return a sentence about the last loss for an operator; None when no envelope from before it can be open."""
+        if now_s >= self.windows_closed_s(skew_s):
+            return None
+        refused = f"envelopes signed until {rfc3339((self.refuses_until_s(skew_s) - 1) * 1000)} are refused"
+        return f"{TOLD.get(self.cause, 'the store was lost')}, noticed at {rfc3339(self.lost_ms)}: {refused}"
 
 
 _MEMBERS: Final = {"generation": str, "accepted": int, "lost_ms": int, "cause": str, "settled": bool}

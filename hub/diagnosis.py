@@ -21,6 +21,7 @@ from common.own_keys import OwnKeys
 from common.peer_url import check_peer_url, is_loopback
 from common.peers import Peer
 from common.post import fetch, open_session
+from common.store_guard import MarkFile
 from common.valkey import check_durability, connect
 from hub.app import Hub
 from hub.settings import HubDirectory, load
@@ -57,6 +58,7 @@ async def diagnose(directory: HubDirectory) -> list[Finding]:
         return [Finding("files", False, error.message)]
     findings = [_check_key(hub)]
     findings.append(await _checked("valkey", lambda: _check_valkey(hub)))
+    findings.append(await _checked("store", lambda: _check_store(hub)))
     findings.append(_check_url(hub))
     findings.append(await _checked("rotation", lambda: _check_rotation(hub)))
     findings += [finding async for finding in _check_spokes(hub)]
@@ -100,6 +102,15 @@ async def _check_valkey(hub: Hub) -> str:
     async with connect(hub.directory.valkey_target(section)) as client:
         shortfalls = await check_durability(client, section.allow_data_loss)
     return f"may lose data, which was allowed: {'; '.join(shortfalls)}" if shortfalls else "keeps what it acknowledges"
+
+
+async def _check_store(hub: Hub) -> str:
+    """Return that the store is the known one; raises `HubspokeError` when it was lost a short while ago."""
+    mark = MarkFile(hub.directory.path).read()
+    told = None if mark is None else mark.tell(hub.me.skew_s, SystemClock().now_ms() / 1000)
+    if told is not None:
+        raise HubspokeError(f"{told}; it ends by itself, find out who emptied or replaced the store")
+    return "the one that this hub worked with"
 
 
 def _check_url(hub: Hub) -> Finding:

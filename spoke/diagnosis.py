@@ -30,6 +30,7 @@ from common.logs import escape
 from common.peer_url import check_peer_url
 from common.peers import Peer
 from common.post import fetch, open_session
+from common.store_guard import MarkFile
 from common.valkey import check_durability, connect
 from spoke.app import Spoke
 from spoke.client import LocalClient
@@ -76,7 +77,8 @@ async def diagnose(directory: SpokeDirectory, environment: Mapping[str, str]) ->
     except HubspokeError as error:
         return [Finding("files", "bad", error.message)]
     findings = [_check_key(spoke), await _check_node(spoke), await _checked("valkey", lambda: _check_valkey(spoke))]
-    findings += [_check_disk(directory), await _check_git(environment)]
+    findings += [await _checked("store", lambda: _check_store(spoke)), _check_disk(directory)]
+    findings.append(await _check_git(environment))
     for agent_type in AGENT_TYPES:
         config = spoke.settings.agents.get(agent_type, AgentConfig())
         findings += [_check_program(agent_type, config, environment), _check_sandbox(agent_type, config, environment)]
@@ -124,6 +126,15 @@ async def _check_valkey(spoke: Spoke) -> Finding:
     if shortfalls:
         return Finding("valkey", "warn", "may lose what it acknowledged, which was allowed", "; ".join(shortfalls))
     return Finding("valkey", "ok", "keeps what it acknowledges")
+
+
+async def _check_store(spoke: Spoke) -> Finding:
+    """Say whether the store was lost a short while ago."""
+    mark = MarkFile(spoke.directory.path).read()
+    told = None if mark is None else mark.tell(spoke.me.skew_s, SystemClock().now_ms() / 1000)
+    if told is not None:
+        return Finding("store", "bad", told, "it ends by itself; find out who emptied or replaced the store")
+    return Finding("store", "ok", "the one that this spoke worked with")
 
 
 def _check_disk(directory: SpokeDirectory) -> Finding:

@@ -51,6 +51,8 @@ async def test_an_envelope_from_before_the_loss_is_never_taken_again(node: Spoke
     assert await node.agents() == []
     (line,) = node.log_lines("store.lost")
     assert (line["level"], line["cause"]) == ("error", "emptied")
+    doctor = await node.spoke("doctor", "--json")
+    assert "the store was emptied" in doctor.stdout
     await taken_again(hub, node)
     assert (await node.call("GET", "/readyz"))[0] == 200
     assert await code_of(hub, node, raw) == "unavailable", "its window is still open"

@@ -53,6 +53,16 @@ def test_the_last_envelope_that_is_refused_expires_when_the_windows_have_closed(
     assert lost().mark.refuses_until_s(SKEW_S) == LOST_S + SKEW_S + 1
 
 
+def test_an_operator_is_told_until_the_windows_have_closed() -> None:
+    mark = lost().mark
+    told = mark.tell(SKEW_S, LOST_S + 5) or ""
+    assert told.startswith("the store was emptied, noticed at 2026-11-")
+    assert "are refused" in told
+    assert mark.tell(SKEW_S, mark.windows_closed_s(SKEW_S) - 1) is not None
+    assert mark.tell(SKEW_S, mark.windows_closed_s(SKEW_S)) is None
+    assert KNOWN.tell(SKEW_S, LOST_S) is None
+
+
 def test_without_a_loss_nothing_is_refused() -> None:
     known = KnownStore(SKEW_S)
     known.check_signed(0)
