@@ -102,12 +102,15 @@ class KillStep:
 class FreezeStep:
     """Take no spawn of this tenant and start none of its agents until it thaws; with `kill` end those it has."""
 
+    command_id: str
     kill: KillStep | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ThawStep:
     """Take spawns of this tenant again, and start what waits."""
+
+    command_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +186,12 @@ def _arguments(step: Step, policy: Policy) -> list[str | int]:
             arguments = ["status", agent_id]
         case KillStep(agent_id):
             arguments = ["kill", agent_id, step.to_json(), step.cause]
-        case FreezeStep(None):
-            arguments = ["freeze"]
-        case FreezeStep(KillStep() as kill):
-            arguments = ["freeze", kill.to_json(), kill.cause, _KILLED_AT_ONCE]
-        case ThawStep():
-            arguments = ["thaw"]
+        case FreezeStep(command_id, None):
+            arguments = ["freeze", command_id]
+        case FreezeStep(command_id, KillStep() as kill):
+            arguments = ["freeze", command_id, kill.to_json(), kill.cause, _KILLED_AT_ONCE]
+        case ThawStep(command_id):
+            arguments = ["thaw", command_id]
         case NoStep():
             arguments = ["none"]
     return arguments + [""] * (_STRIDE - len(arguments))
@@ -260,8 +263,10 @@ class Queue:
                 return read_record(answer[1], answer[2])
             case b"error", _:
                 return StepRefused(answer[1].decode())
-            case b"frozen", FreezeStep(kill):
+            case b"frozen", FreezeStep(_, kill):
                 return Latch(frozen=True, killed=await self._killed(sender.tenant, kill, answer[1], answer[2]))
+            case b"frozen", _:
+                return Latch(frozen=True)
             case b"thawed", _:
                 return Latch(frozen=False)
             case _:

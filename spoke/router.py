@@ -97,9 +97,9 @@ def _step(index: int, command: Command) -> Step:
             return KillStep(command.agent_id, command.grace_s, "killed_by_peer", command.reason)
         case Freeze():
             kill = KillStep("", DEFAULT_GRACE_S, "killed_by_peer", command.reason)
-            return FreezeStep(kill if command.kill_agents else None)
+            return FreezeStep(command.id, kill if command.kill_agents else None)
         case Thaw():
-            return ThawStep()
+            return ThawStep(command.id)
         case _:
             raise NotAllowed(f"this spoke does not offer {command.command}")
 

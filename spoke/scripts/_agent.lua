@@ -15,6 +15,7 @@
 --   P events:T     stream  records at each transition, kept until the peer has acknowledged them
 --   P paused, P draining   flags
 --   P frozen:T     flag: this tenant's spawns are refused, what it has queued waits
+--   P latched:T    string  the time in the id of the freeze or thaw that came last; expires as a replay mark does
 --   P arrivals, P ticks, P fence   counters
 --   P generation, P accepted   which store this is, and how many envelopes it accepted (common/store_mark.py)
 --   P wake, P kills, P changes     pub/sub: something to claim; "T A" is to be killed; T has events

@@ -6,12 +6,12 @@
 --   'spawn'  id hash index task type priority timeout max_attempts
 --   'status' agent -, -, ...
 --   'kill'   agent kill-JSON cause, -, ...
---   'freeze' kill-JSON ('' to kill none) cause how many waiting agents at most, -, ...
---   'thaw'   -, ...
+--   'freeze' id kill-JSON ('' to kill none) cause how many waiting agents at most, -, ...
+--   'thaw'   id, -, ...
 --   'none'   a command that was refused before, or answered without the queue
 -- Returns {'lost'} (not the store that the node knows), {'replayed'}, {'rate_limited'} or {'accepted', counter, answer...}:
 --   {'new', position}, {'agent', fields, place}, {'error', code},
---   {'frozen', waiting agents ended, held agents asked to end}, {'thawed'}, {'none'}.
+--   {'frozen', waiting agents ended, held agents asked to end}, {'thawed'} (what is so now), {'none'}.
 -- Run twice it answers 'replayed' and changes nothing.
 
 local tenant, peer, jti, raw = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -146,23 +146,34 @@ local function kill(at)
   return answer
 end
 
+-- An envelope may be held up and come after the next one: the word that was said last is what counts.
+local function is_late(id)
+  local said, latched = id:sub(1, 13), P .. 'latched:' .. tenant
+  if said < (redis.call('GET', latched) or '') then return true end
+  redis.call('SET', latched, said, 'PX', replay_ms)
+end
+
+local function latch() return frozen and { 'frozen', 0, 0 } or { 'thawed' } end
+
 local function freeze(at)
-  local kill, ended, asked = ARGV[at + 1], 0, 0
+  if is_late(ARGV[at + 1]) then return latch() end
+  local kill, ended, asked = ARGV[at + 2], 0, 0
   redis.call('SET', P .. 'frozen:' .. tenant, now)
   frozen = true
   flush()
   if kill ~= '' then
-    ended, asked = kill_all(tenant, kill, ARGV[at + 2], retention_ms, tonumber(ARGV[at + 3]))
+    ended, asked = kill_all(tenant, kill, ARGV[at + 3], retention_ms, tonumber(ARGV[at + 4]))
     read_load()
   end
   return { 'frozen', ended, asked }
 end
 
-local function thaw()
+local function thaw(at)
+  if is_late(ARGV[at + 1]) then return latch() end
   redis.call('DEL', P .. 'frozen:' .. tenant)
   frozen = false
   redis.call('PUBLISH', P .. 'wake', '')
-  return { 'thawed' }
+  return latch()
 end
 
 local function none() return { 'none' } end

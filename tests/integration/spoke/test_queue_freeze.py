@@ -1,4 +1,4 @@
-"""A tenant that is frozen in a real Valkey: spawns refused, what it has kept from starting or killed, until it thaws."""
+"""A tenant that is frozen in a real Valkey: spawns refused, what it has waits or is killed, until it thaws."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from redis.asyncio import Redis
 
 from spoke.agent_record import AgentRecord, Place
 from spoke.queue import Bounds, FreezeStep, KillStep, Latch, Queue, StatusStep, StepRefused, ThawStep
-from tests.integration.spoke.queue_rig import OTHER, Rig, check_invariants, id_of, sender, spawn
+from tests.integration.spoke.queue_rig import OTHER, TENANT, Rig, check_invariants, id_of, sender, spawn
 
-FREEZE = FreezeStep()
-FREEZE_AND_KILL = FreezeStep(KillStep("", 3, "killed_by_peer", "budget spent"))
+FREEZE = FreezeStep(id_of(500))
+FREEZE_AND_KILL = FreezeStep(id_of(501), KillStep("", 3, "killed_by_peer", "budget spent"))
+THAW = ThawStep(id_of(502))
 FROZEN = StepRefused("frozen")
 
 
@@ -33,7 +34,7 @@ async def test_a_frozen_tenants_spawns_are_refused_and_what_it_has_is_answered(r
 
 
 async def test_the_order_of_an_envelopes_commands_counts(rig: Rig) -> None:
-    first, frozen, second, thawed, third = await rig.accept(spawn(1), FREEZE, spawn(2), ThawStep(), spawn(3))
+    first, frozen, second, thawed, third = await rig.accept(spawn(1), FREEZE, spawn(2), THAW, spawn(3))
     assert (frozen, second, thawed) == (Latch(frozen=True), FROZEN, Latch(frozen=False))
     assert isinstance(first, AgentRecord)
     assert isinstance(third, AgentRecord)
@@ -48,7 +49,7 @@ async def test_frozen_agents_wait_and_start_when_their_tenant_thaws(rig: Rig) ->
     assert await rig.claim() is None
     assert await rig.queue.retry(running, "lost", "x", pause_ms=0, may_help=True) == "queued"
     assert await rig.claim() is None, "one that is queued again waits, too"
-    assert await rig.accept(ThawStep()) == [Latch(frozen=False)]
+    assert await rig.accept(THAW) == [Latch(frozen=False)]
     assert len(await rig.claim_all()) == 2
     await check_invariants(rig)
 
@@ -104,5 +105,19 @@ async def test_what_was_spawned_after_a_thaw_is_not_killed_by_the_freeze_before_
     rig = Rig(valkey, key_prefix, Bounds(agents=100, queued=10_000))
     for first in range(0, 6000, 1000):
         await rig.accept(*(spawn(number) for number in range(first, first + 1000)), by=sender(queued=10_000))
-    await rig.accept(FREEZE_AND_KILL, ThawStep(), spawn(9999, priority=1), by=sender(queued=10_000))
+    await rig.accept(FREEZE_AND_KILL, THAW, spawn(9999, priority=1), by=sender(queued=10_000))
     assert await rig.status(9999) == "queued"
+
+
+async def test_of_a_freeze_and_a_thaw_the_one_that_was_said_last_counts_whichever_comes_last(rig: Rig) -> None:
+    assert await rig.accept(FreezeStep(id_of(510))) == [Latch(frozen=True)]
+    assert await rig.accept(ThawStep(id_of(509))) == [Latch(frozen=True)], "it was held up on its way"
+    assert await rig.accept(spawn(1)) == [FROZEN]
+    assert await rig.accept(ThawStep(id_of(511)), spawn(1), THAW) != [FROZEN]
+    late, old = await rig.accept(FreezeStep(id_of(510), FREEZE_AND_KILL.kill), StatusStep(id_of(1)))
+    assert late == Latch(frozen=False)
+    assert isinstance(old, AgentRecord)
+    assert old.status == "queued"
+    left_ms = await rig.client.pttl(f"{rig.prefix}latched:{TENANT}")
+    assert 0 < left_ms <= rig.bounds.replay_ms, "a clock that was set back has the last word for no longer"
+    assert await rig.accept(FreezeStep(id_of(511))) == [Latch(frozen=True)], "of one millisecond, the order decides"
