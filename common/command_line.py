@@ -60,7 +60,9 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
     """Run a command line and return its exit code; no traceback comes from what can be foreseen."""
     import click
 
+    _open_closed_streams()
     try:
+        _check_text(sys.argv[1:] if arguments is None else arguments)
         code = command.main(arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
@@ -75,10 +77,43 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read us has gone; Python must not complain about it when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        return EXIT_REFUSED
+    except OSError as error:
+        complain("system", f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return EXIT_REFUSED
     return code if isinstance(code, int) else 0
+
+
+def _open_closed_streams() -> None:
+    """Fill standard streams that were closed (`>&-`): else the next file opened, a store even, takes their place."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    import click
+
+    for number, argument in enumerate(arguments, 1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise click.UsageError(f"argument {number} is no UTF-8 text; check the terminal's encoding") from error
+
+
+def _drop_output() -> None:
+    """Let what nobody takes go: Python must not complain about it when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(code: str, message: str) -> None:

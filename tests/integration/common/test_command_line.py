@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -52,6 +53,7 @@ def act(what: str) -> int | str | None:
         "usage": click.UsageError("not that"),
         "exit": click.exceptions.Exit(7),
         "defect": RuntimeError("a defect"),
+        "full": OSError(errno.ENOSPC, "No space left on device", "/d/x"),
     }
     if what in outcomes:
         raise outcomes[what]
@@ -76,6 +78,8 @@ CODES: dict[str, tuple[list[str], int, str]] = {
     "no such option": (["act", "--up"], 2, "error: usage: No such option '--up'. Did you mean '--help'?\n"),
     "an argument too few": (["act"], 2, "error: usage: Missing argument 'WHAT'.\n"),
     "an argument too many": (["act", "a", "b"], 2, "error: usage: Got unexpected extra argument (b)\n"),
+    "no text": (["act", "caf\udce9"], 2, "error: usage: argument 2 is no UTF-8 text; check the terminal's encoding\n"),
+    "the system": (["act", "full"], 1, "error: system: /d/x: No space left on device\n"),
     "help": (["--help"], 0, ""),
 }
 
@@ -127,6 +131,31 @@ def test_a_reader_that_goes_away_is_no_traceback(program: str) -> None:
         process.stdin.close()
         assert process.wait(20) == 1
         assert process.stderr.read() == b""
+
+
+CLOSED: dict[str, tuple[str, int, str]] = {
+    "a full disk": (">/dev/full", 1, "error: system: No space left on device\n"),
+    "no stdout": (">&-", 0, ""),
+    "no stderr": ("2>&-", 0, ""),
+    "no stream at all": ("<&- >&- 2>&-", 0, ""),
+}
+
+
+@pytest.mark.parametrize(("streams", "code", "stderr"), CLOSED.values(), ids=CLOSED)
+def test_output_that_goes_nowhere_is_no_traceback(streams: str, code: int, stderr: str) -> None:
+    program = PRELUDE + (
+        "def word():\n"
+        "    opened = open('/etc/hostname'); assert opened.fileno() > 2\n"
+        "    opened.close(); print('word'); sys.stdout.isatty()\n"
+        "sys.exit(run(word, 'word', []))\n"
+    )
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {streams}', sys.executable, program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, stderr)
 
 
 def test_ctrl_c_is_no_traceback() -> None:
