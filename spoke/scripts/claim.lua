@@ -6,7 +6,7 @@
 -- Run twice it claims two; a claim whose answer was lost comes back when its lease ends, its attempt counted.
 
 local worker, lease_ms, agents_limit, tenants = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local PROMOTED_AT_ONCE = 100
+local PROMOTED_AT_ONCE, LONGEST_PAUSE_MS = 100, 120000
 local limits = {}
 for number = 1, tenants do limits[ARGV[4 + 2 * number]] = tonumber(ARGV[5 + 2 * number]) end
 local now = now_ms()
@@ -14,7 +14,11 @@ local now = now_ms()
 -- An entry without a queued record was put there, or its record taken away, by a stranger: it is dropped.
 local function is_queued(tenant, id) return redis.call('HGET', agent_key(tenant, id), 'status') == 'queued' end
 
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. 'backoff', '-inf', now, 'LIMIT', 0, PROMOTED_AT_ONCE)) do
+local due = redis.call('ZRANGEBYSCORE', P .. 'backoff', '-inf', now, 'LIMIT', 0, PROMOTED_AT_ONCE)
+-- No pause is that long: the clock was set back, and they must not wait until it is that late again.
+local stranded = redis.call('ZREVRANGEBYSCORE', P .. 'backoff', '+inf', now + LONGEST_PAUSE_MS, 'LIMIT', 0, PROMOTED_AT_ONCE)
+for _, member in ipairs(stranded) do due[#due + 1] = member end
+for _, member in ipairs(due) do
   local tenant, id = member:match('^(%S+) (%S+)$')
   redis.call('ZREM', P .. 'backoff', member)
   count(tenant, 'queued', -1) -- enqueue counts it again

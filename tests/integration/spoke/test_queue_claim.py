@@ -293,7 +293,7 @@ async def test_the_reason_of_the_last_attempt(rig: Rig, max_attempts: int, may_h
 async def test_a_pause_is_kept_and_then_the_agent_goes_to_the_end_of_its_priority(rig: Rig) -> None:
     await rig.accept(spawn(1))
     claim = await rig.claimed()
-    assert await rig.queue.retry(claim, "lost", "", pause_ms=3_600_000, may_help=True) == "queued"
+    assert await rig.queue.retry(claim, "lost", "", pause_ms=60_000, may_help=True) == "queued"
     (waiting,) = await rig.queue.describe([claim.record.ref])
     assert waiting is not None
     assert waiting.place is not None
