@@ -224,13 +224,30 @@ def load_settings(model: type[SomeSettings], path: Path, command: str) -> SomeSe
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
+def make_directory(path: Path) -> None:
+    """Make a node's directory, which only its user can enter; one that is there stays as it is.
+
+    Raises `ConfigError`.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make {path}: {error.strerror}; name another directory with --dir") from error
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
 def write_settings(path: Path, node: Mapping[str, str | None], further: str) -> None:
-    """Write a fresh file: a `[node]` table and the text of further tables; raises `ConfigError` when there is one."""
+    """Write a fresh file: a `[node]` table and the text of further tables; raises `ConfigError` when there is one.
+
+    Only its owner can read it: `[valkey] url` may hold a password.
+    """
     # A JSON string is a TOML string.
     lines = [f"{name} = {json.dumps(value)}" for name, value in node.items() if value is not None]
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
+        with open(path, "x", encoding="utf-8", opener=_private) as file:
             file.write("\n".join(["[node]", *lines, "", further]))
     except FileExistsError as error:
         raise ConfigError(f"{path} exists already; this node was set up before") from error

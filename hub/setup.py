@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from common.configuration import ConfigError, write_settings
+from common.configuration import ConfigError, make_directory, write_settings
 from common.ids import is_instance_id
 from common.keyfiles import create_signing_key, create_token, load_signing_key
 from common.keyring import PublicKey
 from common.listen_address import parse_listen
-from common.peer_url import check_peer_url
+from common.peer_url import UrlRefused, check_peer_url
 from hub.settings import FRESH_TABLES, HubDirectory
 
 
@@ -18,14 +18,22 @@ def set_up(directory: HubDirectory, instance: str, listen: str, url: str | None)
     """
     if not is_instance_id(instance):
         raise ConfigError("an id has 1 to 63 of a-z, 0-9, '.', '-', and begins and ends with a letter or a digit")
-    _, port = parse_listen(listen)
+    checked_url = check_peer_url(url) if url else _url_of(listen)
     if directory.settings_file.exists():
         raise ConfigError(f"{directory.settings_file} exists already; this hub was set up before")
+    make_directory(directory.path)
     key_file = directory.key_file(instance)
     key = load_signing_key(key_file) if key_file.exists() else create_signing_key(key_file)
     if not directory.token_file.exists():
         create_token(directory.token_file)
-    named = url or (f"http://{listen}" if port else None)
-    node = {"id": instance, "listen": listen, "url": named and check_peer_url(named)}
-    write_settings(directory.settings_file, node, FRESH_TABLES)
+    write_settings(directory.settings_file, {"id": instance, "listen": listen, "url": checked_url}, FRESH_TABLES)
     return key.public
+
+
+def _url_of(listen: str) -> str | None:
+    """Return the URL that goes with an address, None for a free port; raises `ConfigError` where nobody can dial it."""
+    _, port = parse_listen(listen)
+    try:
+        return check_peer_url(f"http://{listen}") if port else None
+    except UrlRefused as error:
+        raise ConfigError(f"spokes cannot dial {listen}: say with --url how they reach this hub") from error

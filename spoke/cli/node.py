@@ -22,11 +22,9 @@ _DEFAULT_LISTEN: Final = "127.0.0.1:8701"
 @facts
 def init(context: SpokeContext, instance: str, listen: str, url: str | None) -> None:
     """Set up a spoke in DIR: configuration, key, token. Prints the fingerprint."""
-    from common.configuration import write_settings
-    from common.keyfiles import create_signing_key, create_token
     from common.listen_address import parse_listen
     from common.peer_url import check_peer_url
-    from spoke.settings import FRESH_TABLES
+    from spoke.setup import set_up
 
     if not is_instance_id(instance):
         raise LocalError(
@@ -35,11 +33,9 @@ def init(context: SpokeContext, instance: str, listen: str, url: str | None) -> 
     parse_listen(listen)
     checked_url = None if url is None else check_peer_url(url)
     directory = context.directory
-    write_settings(directory.settings_file, {"id": instance, "listen": listen, "url": checked_url}, FRESH_TABLES)
-    key = create_signing_key(directory.key_file(instance))
-    create_token(directory.token_file)
+    key = set_up(directory, instance, listen, checked_url)
     context.out.facts(
-        {"id": instance, "fingerprint": key.public.fingerprint, "directory": str(directory.path), "listen": listen}
+        {"id": instance, "fingerprint": key.fingerprint, "directory": str(directory.path), "listen": listen}
     )
 
 

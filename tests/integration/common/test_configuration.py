@@ -20,6 +20,7 @@ from common.configuration import (
     ValkeySection,
     default_directory,
     load_settings,
+    make_directory,
     write_settings,
 )
 
@@ -170,11 +171,13 @@ def test_a_file_that_cannot_be_read_is_named() -> None:
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "spoke.toml"
     node = {"id": "build-1", "listen": "[::1]:0", "url": None}
+    make_directory(path.parent)
     write_settings(path, node, "[limits]\nagents = 2   # comment\n")
     settings = load_settings(Settings, path, "spoke")
     assert (settings.node.id, settings.node.listen, settings.node.url) == ("build-1", "[::1]:0", None)
     assert settings.limits.agents == 2
     assert "# comment" in path.read_text()
+    assert (path.parent.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o700, 0o600)
 
 
 @pytest.mark.parametrize("text", ['a"b', "a\\b", "a\nb", "a]b", "größe", "\t"])
@@ -193,6 +196,8 @@ def test_a_node_is_not_set_up_twice(path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named() -> None:
     with pytest.raises(ConfigError, match=r"cannot write /proc/nothing/spoke\.toml"):
         write_settings(Path("/proc/nothing/spoke.toml"), {}, "")
+    with pytest.raises(ConfigError, match=r"cannot make /proc/nothing"):
+        make_directory(Path("/proc/nothing"))
 
 
 # --- places -----------------------------------------------------------------------------------------------

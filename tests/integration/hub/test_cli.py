@@ -75,6 +75,7 @@ def test_init_twice_changes_nothing(home: Path) -> None:
         (("Hub EU",), "config"),
         (("../x",), "config"),
         (("hub-eu", "--listen", "8700"), "config"),
+        (("hub-eu", "--listen", "0.0.0.0:8700"), "config"),
         (("hub-eu", "--url", "ftp://x"), "url_refused"),
         (("hub-eu", "--url", "http://169.254.169.254"), "url_refused"),
     ],
@@ -82,7 +83,11 @@ def test_init_twice_changes_nothing(home: Path) -> None:
 def test_init_refuses_what_would_not_work(tmp_path: Path, arguments: tuple[str, ...], code: str) -> None:
     done = run("--dir", str(tmp_path / "h"), "init", *arguments)
     assert (done.returncode, complaint(done)) == (1, code)
-    assert not (tmp_path / "h" / "hub.toml").exists()
+    assert not (tmp_path / "h").exists()
+
+
+def test_a_set_up_directory_is_for_its_user_only(home: Path) -> None:
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (home, *home.rglob("*")))
 
 
 def test_the_directory_may_be_named_in_any_place(home: Path) -> None:
@@ -417,7 +422,9 @@ async def test_wait_survives_a_restart_of_the_hub(tmp_path: Path) -> None:
             agent_id = await own.spawn(spoke.id)
             await own.until_delivery(agent_id, "delivered")
             task = asyncio.create_task(own.hub("wait", agent_id))
-            await eventually(lambda: own.log_lines("request.answered", route="GET /api/v1/agents/{id}", id=agent_id), "it waits")
+            await eventually(
+                lambda: own.log_lines("request.answered", route="GET /api/v1/agents/{id}", id=agent_id), "it waits"
+            )
             await own.kill9()
             await own.restart()
             await spoke.report(spoke.advance(agent_id, "completed"))

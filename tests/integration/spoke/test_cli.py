@@ -85,7 +85,7 @@ async def test_init_makes_a_directory_that_only_we_can_read(tmp_path: Path) -> N
     assert facts["id"] == "build-1"
     assert facts["fingerprint"].startswith("SHA256:")
     modes = {path.relative_to(directory).as_posix(): path.stat().st_mode & 0o777 for path in directory.rglob("*.*")}
-    assert modes["keys/build-1.key"] == modes["local.token"] == 0o600
+    assert modes["keys/build-1.key"] == modes["local.token"] == modes["spoke.toml"] == 0o600
     assert directory.stat().st_mode & 0o077 == 0
     assert 'url = "https://build-1.example.org"' in (directory / "spoke.toml").read_text()
     refused(await spoke("--dir", directory, "init", "build-1"), "config")
@@ -113,6 +113,15 @@ async def test_init_makes_a_directory_that_only_we_can_read(tmp_path: Path) -> N
 async def test_init_refuses_what_cannot_be(tmp_path: Path, arguments: list[str], code: str) -> None:
     refused(await spoke("--dir", tmp_path / "new", "init", *arguments), code, 2 if code == "usage" else 1)
     assert not (tmp_path / "new").exists()
+
+
+async def test_init_can_be_repeated_after_it_failed(tmp_path: Path) -> None:
+    obstacle = tmp_path / "keys"
+    obstacle.write_text("")
+    refused(await spoke("--dir", tmp_path, "init", "build-1"), "key_file")
+    obstacle.unlink()
+    document(await spoke("--dir", tmp_path, "--json", "init", "build-1"))
+    document(await spoke("--dir", tmp_path, "keys", "show", "--json"))
 
 
 # --- bad input everywhere
