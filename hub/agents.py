@@ -13,6 +13,7 @@ from common.connection import DEFAULT_SKEW_S
 from common.envelope import Claims
 from common.errors import EnvelopeRejected, PeerError
 from common.handshake import Hello
+from common.ids import rfc3339
 from common.peers import Peer
 from common.scripts import ScriptSet
 from common.store_mark import KnownStore, StoreMark
@@ -24,6 +25,8 @@ from hub.settlement import Settlement
 EVENTS_KEPT: Final = 50_000
 _SCAN_BUDGET: Final = 10_000
 _REPLAY_MARGIN_S: Final = 60
+_CONTACT: Final = ("contact", "failures", "next", "error", "hello", "frozen")
+_LATCH: Final = ("latch", "latch_id", "latch_state", "latch_error", "latch_killed", "latch_at", "latch_reason")
 
 Argument = str | bytes | int
 
@@ -62,7 +65,10 @@ class ReplayMark:
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """How delivery to a spoke goes, and what it told when it last opened a link; times in ms, 0 for never."""
+    """How delivery to a spoke goes, and what it told when it last opened a link; times in ms, 0 for never.
+
+    `frozen` is what it said last; `freeze` the latest freeze or thaw, as the API shows it.
+    """
 
     last_contact_ms: int
     failures: int
@@ -70,6 +76,8 @@ class Contact:
     last_error: dict[str, Any] | None
     pending: int
     hello: dict[str, Any] | None = None
+    frozen: bool = False
+    freeze: dict[str, Any] | None = None
 
 
 class Agents:
@@ -152,10 +160,11 @@ class Agents:
         """Return how delivery to a spoke goes."""
         with translated():
             async with self._client.pipeline(transaction=False) as pipeline:
-                pipeline.hmget(self._keys.contact(tenant), ["contact", "failures", "next", "error", "hello"])
+                pipeline.hmget(self._keys.contact(tenant), [*_CONTACT, *_LATCH])
                 pipeline.zcard(self._keys.outbox(tenant))
                 pipeline.zcard(self._keys.deferred(tenant))
-                (contact, failures, following, error, hello), ready, deferred = await pipeline.execute()
+                known, ready, deferred = await pipeline.execute()
+        contact, failures, following, error, hello, frozen = known[: len(_CONTACT)]
         return Contact(
             last_contact_ms=int(contact or 0),
             failures=int(failures or 0),
@@ -163,6 +172,8 @@ class Agents:
             last_error=strict_json.parse(error) if error else None,
             pending=ready + deferred,
             hello=strict_json.parse(hello) if hello else None,
+            frozen=frozen == b"1",
+            freeze=_read_latch(known[len(_CONTACT) :]),
         )
 
     async def note_hello(self, hello: Hello, now_ms: int) -> None:
@@ -171,6 +182,19 @@ class Agents:
         told = strict_json.encode({"capacity": capacity, "labels": dict(hello.labels), "at": now_ms})
         with translated():
             await self._client.hset(self._keys.contact(hello.peer.tenant), mapping={"contact": now_ms, "hello": told})
+
+
+def _read_latch(values: Sequence[bytes | None]) -> dict[str, Any] | None:
+    kind, command_id, state, error, killed, at, reason = ((value or b"").decode() for value in values)
+    return {
+        "asked": kind,
+        "commandId": command_id,
+        "state": state,
+        "lastError": strict_json.parse(error.encode()) if error else None,
+        "killed": int(killed) if killed else None,
+        "reason": reason or None,
+        "at": rfc3339(int(at)),
+    } if command_id else None  # fmt: skip
 
 
 def _arguments(settlement: Settlement) -> list[Argument]:
@@ -183,6 +207,9 @@ def _arguments(settlement: Settlement) -> list[Argument]:
         error,
         settlement.not_before_ms,
     ]
+    if settlement.latch is not None:
+        told, killed = "frozen" if settlement.latch.frozen else "thawed", settlement.latch.killed
+        return [*head, 0, told, "" if killed is None else killed, "", "", 0, ""]
     if agent is None:
         return [*head, 0, "", "", "", "", 0, ""]
     status = strict_json.encode(agent.to_wire())

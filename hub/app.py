@@ -44,12 +44,14 @@ from common.valkey import check_durability, connect, connect_blocking
 from hub.agents import Agents
 from hub.api.agents import AgentsApi
 from hub.api.events import EventsApi
+from hub.api.freezing import FreezingApi
 from hub.api.openapi import build_openapi
 from hub.api.peers import PeersApi
 from hub.api.route import Route
 from hub.auth import Doorkeeper
 from hub.federation_routes import FederationRoutes
 from hub.feed import Feed
+from hub.freezing import Freezing
 from hub.intake import Intake
 from hub.inviting import Inviting
 from hub.joining import Joining
@@ -194,6 +196,7 @@ class Parts:
             *AgentsApi(agents, spawning, Queries(exchange, agents, clock), trust, audit).routes(),
             *EventsApi(self.feed).routes(),
             *PeersApi(trust, agents, inviting, self.sender.heard, self._own_url, self.links).routes(),
+            *FreezingApi(Freezing(trust, outbox, self.sender, clock), agents, audit).routes(),
         ]
         scopes = {(route.method, route.path): route.needs for route in routes}
         door = Doorkeeper(hub.token, store.tokens, clock, scopes, audit)
@@ -262,9 +265,7 @@ async def serve(hub: Hub, ready: Callable[[str], None]) -> None:
         guard = StoreGuard(watched, parts.store, parts.clock, _tell_what_is_lost)
         await guard.open()
         stack.push_async_callback(guard.close)
-        url = await stack.enter_async_context(
-            serving(parts.app, hub.settings, hub.directory.path)
-        )
+        url = await stack.enter_async_context(serving(parts.app, hub.settings, hub.directory.path))
         parts.url = parts.url or url
         stack.enter_context(announced(hub.directory.path, url))
         _log.info("node.ready", node=hub.me.instance, url=url)

@@ -128,6 +128,15 @@ class HubClient:
         """Do `approve` (with `fingerprint`), `suspend`, `resume` or `revoke`."""
         return await self._call("POST", f"{_API}/peers/{instance}/{action}", body=body or None)
 
+    async def freeze(self, instance: str, *, kill_agents: bool = False, reason: str | None = None) -> dict[str, Any]:
+        """Have a spoke refuse this hub's spawns, and end its agents if asked."""
+        given = {} if reason is None else {"reason": reason}
+        return await self._call("POST", f"{_API}/peers/{instance}/freeze", body={"killAgents": kill_agents, **given})
+
+    async def thaw(self, instance: str) -> dict[str, Any]:
+        """Have a spoke take this hub's spawns again."""
+        return await self._call("POST", f"{_API}/peers/{instance}/thaw")
+
     async def ready(self) -> dict[str, Any]:
         """Return what `/readyz` says when the node is ready."""
         return await self._call("GET", "/readyz")

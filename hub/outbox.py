@@ -64,6 +64,17 @@ class EnqueuedKill:
 
 
 @dataclass(frozen=True, slots=True)
+class NewLatch:
+    """A `freeze` or `thaw` to be taken into the outbox; `command` is its JSON."""
+
+    command_id: str
+    kind: str
+    command: bytes
+    kills: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Taken:
     """What is to be sent to a spoke next, and when the next deferred command is due (ms, 0 when there is none)."""
 
@@ -106,6 +117,11 @@ class Outbox:
         """Take a kill; one that waits already is not doubled."""
         outcome, waiting, shown = await self._run("kill", [agent_id, command_id, command])
         return EnqueuedKill(outcome.decode(), waiting.decode(), shown.decode())
+
+    async def enqueue_latch(self, tenant: str, new: NewLatch, now_ms: int) -> None:
+        """Take a freeze or a thaw of a spoke; it makes those that wait void, except a kill."""
+        arguments: list[str | bytes | int] = [tenant, new.command_id, new.kind, int(new.kills), new.command, now_ms]
+        await self._run("latch", [*arguments, new.reason])
 
     async def take(self, tenant: str, now_ms: int, count: int = MAX_COMMANDS) -> Taken:
         """Return what fits the next envelope, in order, leaving it where it is."""

@@ -191,7 +191,7 @@ class Sender:
             _log.info(
                 f"command.{settlement.outcome}",
                 command_id=command.command_id,
-                agent_id=command.agent_id,
+                agent_id=command.agent_id or None,
                 command=command.kind,
                 peer=peer.instance,
                 outcome=settlement.outcome,

@@ -34,8 +34,19 @@ class Queued:
 
 
 @dataclass(frozen=True, slots=True)
+class Latched:
+    """What a spoke answered to a freeze or a thaw: what is so now, and how many agents the freeze killed."""
+
+    frozen: bool
+    killed: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
-    """What becomes of one command, or what an event or an answer said; `not_before_ms` counts for `retry` only."""
+    """What becomes of one command, or what an event or an answer said; `not_before_ms` counts for `retry` only.
+
+    One of a freeze or a thaw is about no agent (``) and has a `latch` when the spoke took it.
+    """
 
     agent_id: str
     outcome: Outcome
@@ -43,6 +54,7 @@ class Settlement:
     error: dict[str, Any] | None = None
     not_before_ms: int = 0
     agent: AgentStatus | None = None
+    latch: Latched | None = None
 
 
 def shown_error(code: str, detail: str, *, retryable: bool) -> dict[str, Any]:
@@ -65,9 +77,19 @@ def _settle_one(command: Queued, result: Result, now_ms: int, jitter: Callable[[
         raise BadReply("the reply's results are not in the order of the commands")
     if result.error is not None:
         return _settle_error(command, result.error, now_ms, jitter)
+    if not command.agent_id:
+        return Settlement("", "delivered", command.command_id, latch=_read_latch(result))
     if result.agent is None or result.agent.agent_id != command.agent_id:
         raise BadReply("a result of the reply tells of another agent, or of none")
     return Settlement(command.agent_id, "delivered", command.command_id, agent=result.agent)
+
+
+def _read_latch(result: Result) -> Latched:
+    told = result.connection
+    frozen, killed = (told.get("frozen"), told.get("killed")) if isinstance(told, dict) else (None, None)
+    if not isinstance(frozen, bool) or not (killed is None or (type(killed) is int and killed >= 0)):
+        raise BadReply("a result of the reply does not say whether the connection is frozen")
+    return Latched(frozen, killed)
 
 
 def _settle_error(command: Queued, error: CommandError, now_ms: int, jitter: Callable[[], float]) -> Settlement:

@@ -163,10 +163,23 @@ class FormerKeyView(TolerantModel):
     retires_at: str
 
 
+class FreezeView(TolerantModel):
+    """The latest freeze or thaw of this hub at a spoke, and how it gets there; `killed` is what the spoke counted."""
+
+    asked: Literal["freeze", "thaw"]
+    command_id: Uuid7
+    state: Literal["pending", "delivered", "refused"]
+    last_error: ErrorView | None
+    killed: Count | None
+    reason: str | None
+    at: str
+
+
 class PeerView(TolerantModel):
     """A spoke, its connection, and how delivery to it goes; times are RFC 3339.
 
-    `link` is null while there is none, `told` before there was one.
+    `link` is null while there is none, `told` before there was one. `frozen` is what the spoke said last, `freeze` null
+    before this hub ever asked.
     """
 
     id: InstanceId
@@ -184,6 +197,15 @@ class PeerView(TolerantModel):
     last_error: ErrorView | None
     link: LinkView | None
     told: ToldView | None
+    frozen: bool | None
+    freeze: FreezeView | None
+
+
+class FreezeRequest(StrictModel):
+    """With `killAgents` the spoke also ends all agents of this hub."""
+
+    kill_agents: bool = False
+    reason: Reason | None = None
 
 
 class PeerList(TolerantModel):

@@ -140,4 +140,6 @@ def peer_view(peer: Peer, contact: Contact | None, link: Link | None = None) -> 
         "lastError": known.last_error,
         "link": link and {"since": rfc3339(link.since_ms), "remote": link.remote},
         "told": known.hello and {**known.hello, "at": rfc3339(known.hello["at"])},
+        "frozen": None if contact is None else known.frozen,
+        "freeze": known.freeze,
     }

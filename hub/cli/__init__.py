@@ -23,6 +23,8 @@ COMMANDS: Final = {
     "kill": ("hub.cli.agents:kill", "Stop an agent."),
     "logs": ("hub.cli.agents:logs", "Print an agent's log."),
     "wait": ("hub.cli.agents:wait", "Wait until an agent has ended; exit by the outcome."),
+    "freeze": ("hub.cli.freezing:freeze", "Have a spoke refuse this hub's spawns, and end its agents if asked."),
+    "thaw": ("hub.cli.freezing:thaw", "Have a spoke take this hub's spawns again."),
     "doctor": ("hub.cli.doctor:doctor", "Check keys, clock, Valkey and spokes; say how to mend each."),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -45,6 +46,20 @@ def node_options(function: Function) -> Function:
         "--json", is_flag=True, expose_value=False, callback=_remember("as_json"), help="Print JSON, for programs."
     )
     return directory(as_json(function))
+
+
+def check_spoke(_context: click.Context, _parameter: click.Parameter, spoke: str | None) -> str | None:
+    """Refuse what is no instance id: it may become part of a path, and `../agents` would ask for something else."""
+    from common.ids import is_instance_id
+
+    if spoke is not None and not is_instance_id(spoke):
+        raise click.BadParameter("that is no id of a spoke; see hub peer list")
+    return spoke
+
+
+def confirmed(question: str, *, yes: bool) -> bool:
+    """Whether to go on: asks on a terminal unless `yes`; a program that calls us has decided."""
+    return yes or not sys.stdin.isatty() or click.confirm(question, err=True)
 
 
 class LazyGroup(click.Group):

@@ -58,6 +58,7 @@ def list_peers() -> None:
         [
             view["id"],
             view["state"],
+            show_frozen(view),
             view["fingerprint"],
             show_text(view["url"]),
             show_time(view["lastContactAt"]),
@@ -65,7 +66,7 @@ def list_peers() -> None:
         ]
         for view in merged
     ]
-    print_table(["SPOKE", "STATE", "FINGERPRINT", "URL", "LAST CONTACT", "WAITING"], rows)
+    print_table(["SPOKE", "STATE", "FROZEN", "FINGERPRINT", "URL", "LAST CONTACT", "WAITING"], rows)
 
 
 @peer.command()
@@ -192,12 +193,23 @@ def _print_peer(view: dict[str, Any]) -> None:
             "since": show_time(view["createdAt"]),
             "last contact": show_time(view["lastContactAt"]),
             "link": "-" if link is None else f"up since {show_time(link['since'])}, from {show_text(link['remote'])}",
+            "frozen": show_frozen(view),
             "capacity": "-" if not capacity else _show_capacity(capacity, told["at"]),
             "waiting": str(view["pending"]),
             "retry": "-" if not view["failures"] else f"{view['failures']} failed, {show_time(view['nextAttemptAt'])}",
             "last error": "-" if error is None else show_text(f"{error['code']}: {error['detail']}"),
         }
     )
+
+
+def show_frozen(view: dict[str, Any]) -> str:
+    """Return whether a spoke is frozen, and what was asked of it since."""
+    if view["frozen"] is None:
+        return "-"
+    frozen, freeze = "yes" if view["frozen"] else "no", view["freeze"]
+    if freeze is None or freeze["state"] == "delivered":
+        return frozen
+    return f"{frozen}, {freeze['asked']} {freeze['state']}"
 
 
 def _show_capacity(capacity: dict[str, int], at: str) -> str:

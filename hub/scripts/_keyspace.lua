@@ -7,7 +7,7 @@
 -- p outbox:<tenant>          sorted set: command id by sequence, ready to be sent
 -- p deferred:<tenant>        sorted set: command id by the time (ms) before which it is not sent again
 -- p deadlines                sorted set: command id by the time (ms) after which it is not sent any more
--- p cmd:<command id>         hash: kind (spawn or kill), agent, tenant, json, sequence, attempts
+-- p cmd:<command id>         hash: kind (spawn, kill, freeze or thaw), agent ('' for the last two), tenant, json, sequence, attempts
 -- p agent:<agent id>         hash: spoke tenant task type hash command created; status shown seq agent has_result;
 --                            delivery attempts error; kill_id kill_state kill_error
 --                            `shown` is the status, or refused or expired where no spoke will ever say one
@@ -16,7 +16,10 @@
 -- p events                   stream: agent spoke task status seq delivery reason
 -- p replay:<issuer>:<jti>    mark of an envelope that was accepted
 -- p generation, p accepted   which store this is, and how many envelopes it accepted (common/store_mark.py)
--- p peer:<tenant>            hash: contact (ms), failures, next (ms), error, hello (what it told when it opened a link)
+-- p peer:<tenant>            hash: contact (ms), failures, next (ms), error, hello (what it told when it opened a link);
+--                            frozen (1 or 0: what the spoke said); of the latest freeze or thaw: latch (which), latch_id,
+--                            latch_state, latch_error, latch_killed, latch_at (ms), latch_reason; latch_kill_id: the
+--                            freeze that kills and waits
 local p = KEYS[1]
 
 -- What the script does to sorted sets and commands is gathered and written by `flush`, its last step: one call per key

@@ -11,6 +11,8 @@ for i = 5, #ARGV do
     redis.call('HSET', p .. 'agent:' .. known[2], 'error', err)
   elseif known[1] == 'kill' then
     redis.call('HSET', p .. 'agent:' .. known[2], 'kill_error', err)
+  elseif known[1] and redis.call('HGET', p .. 'peer:' .. tenant, 'latch_id') == ARGV[i] then
+    redis.call('HSET', p .. 'peer:' .. tenant, 'latch_error', err)
   end
 end
 return redis.status_reply('OK')

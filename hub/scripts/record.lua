@@ -4,7 +4,8 @@
 -- ARGV     now (ms), tenant, spoke, length of the event stream, replay mark ('' for none), its life (ms), generation
 --          and counter of the store as the hub knows it, count, and for each item: command id ('' for an event), agent id, outcome (delivered, refused, retry, event, answer), error
 --          (JSON), not before (ms), seq (0 when no AgentStatus came), status, task id, agent type, AgentStatus (JSON),
---          whether it has a result (1 or 0), reason
+--          whether it has a result (1 or 0), reason. The answer to a freeze or thaw has no agent id; what is so now
+--          (frozen or thawed) is its status, how many agents it killed its task id
 --
 -- Rules: a higher seq wins; at an equal seq a result is never replaced by none; a terminal state is final; an agent of
 -- another tenant is not touched (attack rows 33, 38); an unknown one is taken in (fault 31).
@@ -85,6 +86,13 @@ end
 -- The fields of the agent that tell how its spawn, or its kill, was delivered.
 local TOLD_BY = {spawn = {'delivery', 'error'}, kill = {'kill_state', 'kill_error'}}
 
+local function defer(command, not_before)
+  redis.call('HINCRBY', p .. 'cmd:' .. command, 'attempts', 1)
+  place(p .. 'outbox:' .. tenant, command, false)
+  place(p .. 'deferred:' .. tenant, command, not_before)
+  touched[tenant] = true
+end
+
 local function settle(agent, command, outcome, err, not_before)
   local kind = redis.call('HGET', p .. 'cmd:' .. command, 'kind')
   if not kind then
@@ -96,10 +104,7 @@ local function settle(agent, command, outcome, err, not_before)
   end
   set(agent, fields[2], err)
   if outcome == 'retry' then
-    redis.call('HINCRBY', p .. 'cmd:' .. command, 'attempts', 1)
-    place(p .. 'outbox:' .. tenant, command, false)
-    place(p .. 'deferred:' .. tenant, command, not_before)
-    touched[tenant] = true
+    defer(command, not_before)
     return
   end
   set(agent, fields[1], outcome)
@@ -112,12 +117,48 @@ local function settle(agent, command, outcome, err, not_before)
   end
 end
 
+-- What became of a freeze or thaw; one that a later one made void is forgotten, unless it killed.
+local function settle_latch(command, outcome, err, not_before, told, killed)
+  if redis.call('EXISTS', p .. 'cmd:' .. command) == 0 then
+    return -- settled before, or void
+  end
+  local peer = p .. 'peer:' .. tenant
+  local known = redis.call('HMGET', peer, 'latch_id', 'latch_kill_id')
+  local is_latest = known[1] == command
+  if told ~= '' then
+    redis.call('HSET', peer, 'frozen', told == 'frozen' and 1 or 0)
+  end
+  if is_latest then
+    redis.call('HSET', peer, 'latch_error', err, 'latch_killed', killed)
+  end
+  if outcome == 'retry' and is_latest then
+    defer(command, not_before)
+    return
+  end
+  drop(command, tenant)
+  if known[2] == command then
+    redis.call('HDEL', peer, 'latch_kill_id')
+  end
+  if is_latest then
+    redis.call('HSET', peer, 'latch_state', outcome)
+  end
+  if told == 'thawed' then
+    -- What the spoke put off because it was frozen goes now.
+    for _, id in ipairs(redis.call('ZRANGE', p .. 'deferred:' .. tenant, 0, 999)) do
+      place(p .. 'deferred:' .. tenant, id, 0)
+    end
+  end
+end
+
 local results = {accepted}
 for i = 0, count - 1 do
   local command, id, outcome, err, not_before, seq, status, task, kind, json, has_result, reason =
     unpack(ARGV, 10 + i * 12, 21 + i * 12)
   local agent = read(id)
-  if agent.tenant and agent.tenant ~= tenant then
+  if id == '' then
+    settle_latch(command, outcome, err, not_before, status, task)
+    results[#results + 1] = 'ok'
+  elseif agent.tenant and agent.tenant ~= tenant then
     results[#results + 1] = 'foreign'
   else
     if not agent.tenant and seq ~= '0' then

@@ -339,6 +339,8 @@ async def test_the_description_has_every_route_and_no_dangling_reference(node: H
         "/api/v1/peers/{id}/suspend",
         "/api/v1/peers/{id}/resume",
         "/api/v1/peers/{id}/revoke",
+        "/api/v1/peers/{id}/freeze",
+        "/api/v1/peers/{id}/thaw",
         "/api/v1/invites",
     }
     text = json.dumps(document)

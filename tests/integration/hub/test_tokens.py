@@ -29,6 +29,8 @@ NEEDS: dict[tuple[str, str], Scope] = {
     ("POST", "/api/v1/peers/{id}/suspend"): "admin",
     ("POST", "/api/v1/peers/{id}/resume"): "admin",
     ("POST", "/api/v1/peers/{id}/revoke"): "admin",
+    ("POST", "/api/v1/peers/{id}/freeze"): "operate",
+    ("POST", "/api/v1/peers/{id}/thaw"): "operate",
     ("POST", "/api/v1/invites"): "admin",
 }
 """What each route of the hub takes. A route that is missing here fails the first test: decide, then add it."""

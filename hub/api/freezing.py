@@ -1,0 +1,71 @@
+"""`/api/v1/peers/{id}/freeze` and `thaw`: stop what this hub has at one spoke, or let it go on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from common.audit_file import Audit
+from common.http import json_response, read_json
+from common.peers import Peer
+from hub.agents import Agents
+from hub.api.models import FreezeRequest, FreezeView
+from hub.api.route import Route
+from hub.freezing import Freezing
+
+_ACCEPTED: Final = 202
+
+
+class FreezingApi:
+    """Handlers that freeze and thaw spokes."""
+
+    def __init__(self, freezing: Freezing, agents: Agents, audit: Audit) -> None:
+        self._freezing = freezing
+        self._agents = agents
+        self._audit = audit
+
+    def routes(self) -> list[Route]:
+        """Return the two routes."""
+        one = "/api/v1/peers/{id}"
+        return [
+            Route(
+                "POST",
+                f"{one}/freeze",
+                self.freeze,
+                "Have a spoke refuse this hub's spawns, and end its agents if asked",
+                status=_ACCEPTED,
+                request=FreezeRequest,
+                response=FreezeView,
+                scope="operate",
+            ),
+            Route(
+                "POST",
+                f"{one}/thaw",
+                self.thaw,
+                "Have a spoke take this hub's spawns again",
+                status=_ACCEPTED,
+                response=FreezeView,
+                scope="operate",
+            ),
+        ]
+
+    async def freeze(self, request: web.Request) -> web.Response:
+        """Take a freeze into the outbox; a stop goes out also while the audit cannot be written."""
+        wanted = await read_json(request, FreezeRequest) if request.can_read_body else FreezeRequest()
+        instance, reason = request.match_info["id"], wanted.reason
+        peer, command = await self._freezing.freeze(instance, kill_agents=wanted.kill_agents, reason=reason)
+        await self._audit.note("freeze.decided", peer=instance, command=command, kill=wanted.kill_agents, reason=reason)
+        return await self._show(peer)
+
+    async def thaw(self, request: web.Request) -> web.Response:
+        """Take a thaw into the outbox."""
+        instance = request.match_info["id"]
+        self._audit.intend("thaw.asked", peer=instance)
+        peer, command = await self._freezing.thaw(instance)
+        await self._audit.record("thaw.decided", peer=instance, command=command)
+        return await self._show(peer)
+
+    async def _show(self, peer: Peer) -> web.Response:
+        contact = await self._agents.contact(peer.tenant)
+        return json_response(contact.freeze, _ACCEPTED)
