@@ -11,8 +11,20 @@ from hub.cli.frame import node_options
 from hub.cli.output import invocation, show_text, show_time
 
 
+def _check_id(_context: click.Context, _parameter: click.Parameter, agent_id: str) -> str:
+    from common.ids import is_uuid7
+
+    if not is_uuid7(agent_id):
+        # It becomes part of a path: `../peers` would ask for something else.
+        raise click.BadParameter("an agent's id is a UUIDv7 in lower case; see hub list")
+    return agent_id
+
+
+_agent_argument = click.argument("agent_id", metavar="AGENT", callback=_check_id)
+
+
 @click.command()
-@click.argument("agent_id", metavar="AGENT")
+@_agent_argument
 @click.option("--live", is_flag=True, help="Ask the spoke first.")
 @node_options
 def status(agent_id: str, live: bool) -> None:
@@ -65,7 +77,7 @@ def list_agents(**query: Any) -> None:
 
 
 @click.command()
-@click.argument("agent_id", metavar="AGENT")
+@_agent_argument
 @click.option("--grace", "grace_s", type=click.IntRange(0, 300), help="Seconds between SIGTERM and SIGKILL.")
 @click.option("--reason", help="Why, for the agent's record.")
 @node_options
@@ -87,7 +99,7 @@ def kill(agent_id: str, grace_s: int | None, reason: str | None) -> None:
 
 
 @click.command()
-@click.argument("agent_id", metavar="AGENT")
+@_agent_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on until the agent has ended.")
 @click.option("--raw", is_flag=True, help="Control characters as they are; only for a file or a program you trust.")
 @node_options
@@ -104,7 +116,7 @@ def logs(agent_id: str, follow: bool, raw: bool) -> None:
 
 
 @click.command()
-@click.argument("agent_id", metavar="AGENT")
+@_agent_argument
 @node_options
 def wait(agent_id: str) -> None:
     """Wait until an agent has ended; exit 0 when it completed, else 1."""
@@ -161,7 +173,16 @@ def _facts(agent: dict[str, Any]) -> dict[str, str]:
         "delivery": f"{delivery['state']}, {delivery['attempts']} attempts",
         "last error": "-" if error is None else show_text(f"{error['code']}: {error['detail']}"),
         "kill": "-" if kill_state is None else kill_state["state"],
+        "receipt": _receipt(agent["receipt"]),
     }
+
+
+def _receipt(receipt: dict[str, Any] | None) -> str:
+    """Return what was sent to end an agent, and what of it was left."""
+    if receipt is None:
+        return "-"
+    sent = ", ".join(f"{each['signal']} at {each['at']}" for each in receipt["signals"])
+    return show_text(f"{sent or 'no signal'}; {receipt['survivors']} survivors")
 
 
 def _print_result(result: dict[str, Any] | None) -> None:

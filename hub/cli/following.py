@@ -18,6 +18,8 @@ _POLL_S: Final = 0.5
 _PATIENCE: Final = 20
 """So many failures in a row are waited out: a hub that restarts, a spoke that is away for a moment."""
 _AWAY: Final = frozenset({"unreachable", "unavailable", "bad_reply"})
+_SPOKE_KNOWS: Final = frozenset({"workspace_failed", "spawn_failed", "attempts_exhausted", "lost", "tampered"})
+"""Reasons whose details a spoke keeps to itself: they may tell of its machine."""
 
 
 class AgentEnded(HubspokeError):
@@ -26,7 +28,8 @@ class AgentEnded(HubspokeError):
     def __init__(self, agent: dict[str, Any]) -> None:
         error = agent["delivery"]["lastError"] or {}
         reason = agent["reason"] or f"{error.get('code', 'no reason')}: {error.get('detail', '')}".rstrip(": ")
-        super().__init__(f"agent {agent['agentId']}: {reason}", code=shown(agent))
+        told = f"; its spoke's operator sees why: spoke agent show {agent['agentId']}" if reason in _SPOKE_KNOWS else ""
+        super().__init__(f"agent {agent['agentId']}: {reason}{told}", code=shown(agent))
 
 
 def check_completed(agent: dict[str, Any]) -> None:

@@ -343,6 +343,33 @@ async def test_spawn_wait_exits_by_the_outcome(node: HubNode, spoke: StandinSpok
     assert done.stderr.splitlines()[-1] == f"error: failed: agent {agent_id}: exit_nonzero"
 
 
+async def test_an_end_that_only_the_spoke_can_explain_says_so(node: HubNode, spoke: StandinSpoke) -> None:
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    await spoke.report(spoke.advance(agent_id, "failed", reason="workspace_failed"))
+    done = await node.hub("wait", agent_id)
+    assert done.stderr.splitlines()[-1].endswith(
+        f"workspace_failed; its spoke's operator sees why: spoke agent show {agent_id}"
+    )
+
+
+async def test_the_receipt_of_a_kill_is_shown(node: HubNode, spoke: StandinSpoke) -> None:
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    at = "2026-11-22T08:00:00.000Z"
+    receipt = {"signals": [{"signal": "SIGTERM", "at": at}, {"signal": "SIGKILL", "at": at}], "survivors": 0}
+    await spoke.report(spoke.advance(agent_id, "killed", reason="killed_by_peer", receipt=receipt))
+    text = (await node.hub("status", agent_id)).stdout
+    assert f"SIGTERM at {at}, SIGKILL at {at}; 0 survivors" in text
+
+
+@pytest.mark.parametrize("command", ["status", "kill", "logs", "wait"])
+def test_what_is_no_id_never_becomes_a_path(home: Path, command: str) -> None:
+    for text in ("bogus", "", "../peers", "../agents?limit=1", "0199FFFF-0000-7000-8000-000000000000"):
+        done = run("--dir", str(home), command, text)
+        assert (done.returncode, complaint(done)) == (2, "usage")
+
+
 async def test_spawn_wait_of_a_refused_agent(node: HubNode, spoke: StandinSpoke) -> None:
     spoke.answers["spawn"] = error("not_allowed", detail="repositories")
     done = await node.hub("spawn", spoke.id, *REPO, "--wait", "--json")
