@@ -22,7 +22,7 @@ NEXT = key_of(250)
 LATER = key_of(251)
 
 
-def is_complete(keys: Callable[[], Any]) -> Callable[[], Any]:
+def is_complete(keys: Callable[..., Any]) -> Callable[[], Any]:
     """Whether `keys show` says that every peer knows the latest key."""
 
     async def complete() -> bool:
@@ -45,7 +45,8 @@ async def test_both_sides_rotate_while_agents_run_and_one_side_is_away(tmp_path:
     async with linked(tmp_path) as pair:
         running = await pair.spawn("sleep 60")
         await pair.until(running, "running", live=True)
-        for command in (pair.hub.hub, pair.spoke.spoke):
+        commands: tuple[Callable[..., Any], ...] = (pair.hub.hub, pair.spoke.spoke)
+        for command in commands:
             before = json.loads((await command("keys", "show", "--json")).stdout)
             rotated = json.loads((await command("keys", "rotate", "--json")).stdout)
             assert rotated["kid"] != before["kid"]
@@ -85,16 +86,15 @@ async def test_a_node_that_was_down_for_its_own_rotation_tells_of_it_at_its_star
 @pytest.mark.parametrize("whose", ["hub", "spoke"])
 async def test_the_way_out_when_a_current_key_was_stolen(tmp_path: Path, whose: str) -> None:
     async with linked(tmp_path) as pair:
-        if whose == "hub":
-            await pair.spoke.spoke("peer", "revoke", pair.hub.id)
-            rotated = await pair.hub.hub("keys", "rotate")
-        else:
-            await pair.hub.hub("peer", "revoke", pair.spoke.id)
-            rotated = await pair.spoke.spoke("keys", "rotate")
+        of_hub: Callable[..., Any] = pair.hub.hub
+        of_spoke: Callable[..., Any] = pair.spoke.spoke
+        robbed, other = (of_hub, of_spoke) if whose == "hub" else (of_spoke, of_hub)
+        await other("peer", "revoke", pair.hub.id if whose == "hub" else pair.spoke.id)
+        rotated = await robbed("keys", "rotate")
         assert rotated.returncode == 0, rotated.stderr
         await join(pair.hub, pair.spoke)
         await works(pair)
-        for command in (pair.hub.hub, pair.spoke.spoke):
+        for command in (of_hub, of_spoke):
             peers = json.loads((await command("keys", "show", "--json")).stdout)["peers"]
             assert [peer["acknowledged"] for peer in peers] == [True]
 
