@@ -15,7 +15,7 @@ from pathlib import Path
 from common.inbox import TrustSource
 from common.keyfiles import KeyFileError, create_signing_key, load_signing_key
 from common.keyring import Keyring, OwnedKey, PublicKey, SigningKey
-from common.peers import OwnRotation
+from common.peers import OwnRotation, Trust
 from common.rotation_store import RotationStore
 
 
@@ -98,10 +98,10 @@ class OwnKeys:
         self._trust = trust
         self._epoch = -1
         self._keys: dict[str, SigningKey] = {}
-        self._current = self._follow()
+        self._current = self._follow(trust.current())
 
-    def _follow(self) -> SigningKey:
-        rotation = self._trust.current().rotation
+    def _follow(self, trust: Trust) -> SigningKey:
+        rotation = trust.rotation
         epoch = rotation.epoch if rotation else 0
         if epoch != self._epoch:
             self._keys = self._files.load()
@@ -123,12 +123,12 @@ class OwnKeys:
     @property
     def current(self) -> SigningKey:
         """The key that this node is known by now; raises `KeyFileError` when its file is gone."""
-        return self._follow()
+        return self._follow(self._trust.current())
 
     def signer_for(self, audience: str, /) -> SigningKey:
         """Return the key that `audience` knows: the former one until it acknowledged the latest."""
-        current = self._follow()
         trust = self._trust.current()
+        current = self._follow(trust)
         rotation, peer = trust.rotation, trust.find(audience)
         if rotation is None or peer is None or peer.acknowledged >= rotation.epoch:
             return current
