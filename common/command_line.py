@@ -123,6 +123,12 @@ def complain(code: str, message: str) -> None:
 
 def safe(value: object) -> str:
     """Return a value as one line that a terminal shows as what it is (attack row 56); nothing for None."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict | list):
+        import json
+
+        return json.dumps(value).replace("\x7f", "\\u007f")
     return "" if value is None else escape(str(value))
 
 

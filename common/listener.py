@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -198,8 +199,10 @@ async def _accepting(runner: web.AppRunner, host: str, port: int, tls: ssl.SSLCo
             ssl_shutdown_timeout=None if tls is None else _LINGER_S,
         )
     except OSError as error:
+        # asyncio repeats the address in strerror; a name that does not resolve has a negative number of its own.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise LocalError(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another address", code="listen"
+            f"cannot listen on {host} port {port}: {why}; choose another address", code="listen"
         ) from error
     try:
         bound_host, bound_port = server.sockets[0].getsockname()[:2]

@@ -46,8 +46,10 @@ class LocalClient:
                 session.request(method, self.url + path, params=query, json=body, ssl=self.tls or True) as response,
             ):
                 document = await response.json(content_type=None)
+                if not isinstance(document, dict):
+                    raise ValueError("no spoke's answer")
                 if response.status >= _ERROR:
                     raise Refused(str(document.get("detail")), code=str(document.get("code")))
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise Unreachable(f"no spoke answers at {self.url}; start it with: spoke serve") from error
-        return dict(document)
+        return document

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -38,13 +39,15 @@ def _retiring(owned: OwnedKey) -> dict[str, Any]:
 
 def shown(peer: Peer) -> dict[str, Any]:
     """Return a peer as facts."""
+    from common.ids import rfc3339
+
     return {
         "id": peer.instance,
         "kind": peer.kind,
         "state": peer.state,
         "fingerprint": peer.current_key.fingerprint,
         "url": peer.url,
-        "since": peer.created_s,
+        "since": rfc3339(peer.created_s * 1000),
         "former": [_retiring(owned) for owned in peer.keys[1:]] or None,
         "policy": "its own" if peer.policy is not None else "the general one",
     }
@@ -115,7 +118,7 @@ def list_peers(context: SpokeContext) -> None:
         {
             "ID": lambda row: row["id"],
             "STATE": lambda row: row["state"],
-            "SINCE": lambda row: relative_time(row["since"], now_s),
+            "SINCE": lambda row: relative_time(datetime.fromisoformat(row["since"]).timestamp(), now_s),
             "URL": lambda row: row["url"],
             "FINGERPRINT": lambda row: row["fingerprint"],
         },

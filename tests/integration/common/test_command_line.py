@@ -224,7 +224,9 @@ def test_nothing_reaches_the_terminal_as_a_control_sequence(as_json: bool, capsy
         assert SHOWN in shown
 
 
-@pytest.mark.parametrize(("value", "text"), [(None, ""), (0, "0"), ("a\tb", r"a\tb"), (["\x1b"], r"['\x1b']")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, ""), (0, "0"), (True, "yes"), ("a\tb", r"a\tb"), ({"a": ["\x1b"]}, r'{"a": ["\u001b"]}')]
+)
 def test_a_value_is_one_line(value: object, text: str) -> None:
     assert safe(value) == text
 
