@@ -4,12 +4,13 @@ PYTHON      ?= python3
 VENV        ?= .venv
 PYTEST_ARGS ?=
 SECONDS     ?= 60
+SECONDS     ?= 60
 BIN         := $(VENV)/bin
 PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast test-sandbox lint format bench chaos lock ci clean
+.PHONY: help install dev demo test test-fast test-sandbox fuzz lint format bench chaos lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -48,6 +49,9 @@ lock: ## resolve the dependencies anew into requirements/*.lock
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --constraints requirements/runtime.lock \
 	  pyproject.toml --group dev --output-file requirements/dev.lock
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header \
+	  --group pyproject.toml:fuzz --output-file requirements/fuzz.lock
 
 # --- use -------------------------------------------------------------------------------------------------
 
@@ -67,6 +71,14 @@ test-fast: dev ## unit tests and everything not marked slow, without coverage
 # Besides python3, git and make these need bubblewrap (Debian: apt install bubblewrap) and leave to make namespaces.
 test-sandbox: dev ## the sandbox and control groups, with the kernel's real ones
 	$(BIN)/python -m pytest tests/sandbox $(PYTEST_ARGS)
+
+$(VENV)/.installed-fuzz: requirements/fuzz.lock $(VENV)/.installed-dev
+	$(PIP) install --require-hashes -r requirements/fuzz.lock
+	@touch $@
+
+fuzz: $(VENV)/.installed-fuzz ## codec and HTTP under coverage-guided fuzzing: make fuzz SECONDS=60 for each
+	$(BIN)/python -m tests.fuzz.codec -max_total_time=$(SECONDS)
+	$(BIN)/python -m tests.fuzz.http -max_total_time=$(SECONDS)
 
 lint: dev ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check
