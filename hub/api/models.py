@@ -11,6 +11,7 @@ from common.commands import DEFAULT_GRACE_S, MAX_LOG_BYTES, Context, Reason, Spa
 from common.envelope import Slice
 from common.handshake import Capacity
 from common.ids import UUID7_PATTERN
+from common.strict_json import MAX_INTEGER
 from common.wire import InstanceId, StrictModel, TolerantModel, Uuid7
 from hub.api.route import Query
 
@@ -252,7 +253,7 @@ class AgentsQuery(Query):
     """Which agents, and where to begin; `status` takes also `pending`, `refused` and `expired`."""
 
     spoke: str = ""
-    status: Shown | Literal[""] = ""
+    status: Literal[Shown, ""] = ""
     task_id: str = ""
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 100
     cursor: Annotated[str, Field(pattern=f"^$|{UUID7_PATTERN}")] = ""
@@ -267,7 +268,7 @@ class AgentQuery(Query):
 class LogQuery(Query):
     """Which piece of the log, in bytes."""
 
-    offset: Count = 0
+    offset: Annotated[int, Field(ge=0, le=MAX_INTEGER)] = 0
     limit: Annotated[int, Field(ge=1, le=MAX_LOG_BYTES)] = 65_536
 
 

@@ -75,7 +75,9 @@ local function learn(agent, outcome, seq, status, json, has_result, reason)
     show_as(agent, status)
   end
   if agent.delivery ~= 'delivered' then
-    set(agent, 'delivery', 'delivered', 'error', '')
+    -- An event that overtook the reply to the first attempt; that reply finds the command settled.
+    local attempts = agent.attempts == '0' and 1 or agent.attempts
+    set(agent, 'delivery', 'delivered', 'error', '', 'attempts', attempts)
     drop(agent.id, tenant) -- the spawn's command id is the agent's id
   end
   if newer then

@@ -216,6 +216,17 @@ async def test_a_wrong_query_is_refused(node: HubNode, query: str) -> None:
     assert (status, problem["code"]) == (400, "invalid")
 
 
+@pytest.mark.parametrize("query", ["offset=-1", f"offset={2**53}", "limit=0", "limit=262145"])
+async def test_a_piece_of_a_log_that_no_envelope_can_ask_for_is_refused_here(
+    node: HubNode, spoke: StandinSpoke, query: str
+) -> None:
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    status, problem = await node.call("GET", f"{AGENTS}/{agent_id}/logs?{query}")
+    assert (status, problem["code"]) == (400, "invalid")
+    assert spoke.sent(agent_id, "logs") == 0
+
+
 @pytest.mark.attack(55)
 @pytest.mark.attack(59)
 @pytest.mark.parametrize("agent_id", ["0199", "..%2f..", "%00", "*", "KEYS%20*", "A" * 4000])

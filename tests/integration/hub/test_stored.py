@@ -283,6 +283,17 @@ async def test_the_answer_to_a_question_tells_a_new_place_but_loses_no_result(st
         assert {name: view[name] for name in expected} == expected
 
 
+async def test_an_event_that_overtakes_the_reply_counts_its_attempt(stored: Stored) -> None:
+    agent_id = numbered_id()
+    await stored.outcomes(new_agent(agent_id))
+    agent = AgentStatus.model_validate(agent_status(agent_id, "running", 3))
+    await stored.agents.record(PEER, [Settlement(agent_id, "event", agent=agent)], NOW_MS)
+    delivered = {"state": "delivered", "attempts": 1, "lastError": None}
+    assert (await stored.agents.find(agent_id)).delivery == delivered
+    await stored.agents.record(PEER, [settled(agent_id)], NOW_MS)
+    assert (await stored.agents.find(agent_id)).delivery == delivered
+
+
 @pytest.mark.attack(33)
 @pytest.mark.attack(38)
 async def test_no_other_tenant_touches_an_agent(stored: Stored) -> None:
