@@ -78,6 +78,13 @@ class SpawnStep:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownStep:
+    """A spawn that is not to be accepted: only whether this very command was accepted before."""
+
+    spawn: Spawn
+
+
+@dataclass(frozen=True, slots=True)
 class StatusStep:
     """A question about an agent."""
 
@@ -135,7 +142,7 @@ class RequeueRefused:
     requeued_as: str
 
 
-Step = SpawnStep | StatusStep | KillStep | FreezeStep | ThawStep | NoStep
+Step = SpawnStep | KnownStep | StatusStep | KillStep | FreezeStep | ThawStep | NoStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +189,8 @@ def _arguments(step: Step, policy: Policy) -> list[str | int]:
                 "spawn", spawn.id, content_hash(spawn), index, spawn.task_id, spawn.agent_type, granted.priority,
                 granted.timeout_s, granted.max_attempts,
             ]  # fmt: skip
+        case KnownStep(spawn):
+            arguments = ["known", spawn.id, content_hash(spawn)]
         case StatusStep(agent_id):
             arguments = ["status", agent_id]
         case KillStep(agent_id):
@@ -236,8 +245,9 @@ class Queue:
     async def accept(self, sender: Sender, jti: str, raw: bytes, steps: Sequence[Step]) -> list[Answer]:
         """Accept an admitted envelope and take its steps, all at once; durable when this returns.
 
-        Returns for each step the agent's record, the latch, a refusal, or None for `NoStep`. Raises
-        `EnvelopeRejected` with `replayed`, `RateLimited`, `StoreLost`, `Unavailable`.
+        Returns for each step the agent's record, the latch, a refusal, or None: for `NoStep`, and for a `KnownStep`
+        that was not accepted before. Raises `EnvelopeRejected` with `replayed`, `RateLimited`, `StoreLost`,
+        `Unavailable`.
         """
         policy, bounds, known = sender.policy, self._bounds, self.store.mark
         arguments = [item for step in steps for item in _arguments(step, policy)]

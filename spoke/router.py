@@ -30,6 +30,7 @@ from spoke.queue import (
     Answer,
     FreezeStep,
     KillStep,
+    KnownStep,
     Latch,
     NoStep,
     Queue,
@@ -84,7 +85,8 @@ def _plan(index: int, command: Command, policy: Policy, oldest_ms: int, id_time_
             raise CommandRefused("stale", _DETAIL["stale"])
         return Planned(command, _step(index, command))
     except CommandRefused as refused:
-        return Planned(command, NoStep(), refused)
+        # What was accepted once stays accepted, whatever the rules are by now: the first reply may have been lost.
+        return Planned(command, KnownStep(command) if isinstance(command, Spawn) else NoStep(), refused)
 
 
 def _step(index: int, command: Command) -> Step:
@@ -198,7 +200,7 @@ class Router:
     def _result(self, planned: Planned, found: Answer, log_limit: int) -> dict[str, Any]:
         command = planned.command
         refused = refused_by_queue(found) if isinstance(found, StepRefused) else planned.refused
-        if refused is not None:
+        if refused is not None and not isinstance(found, AgentRecord):
             return error_result(command.id, refused.code, refused.message, retryable=refused.retryable)
         if isinstance(found, Latch):
             return {"id": command.id, "connection": _latch(found)}

@@ -8,6 +8,7 @@
 --   'kill'   agent kill-JSON cause, -, ...
 --   'freeze' id kill-JSON ('' to kill none) cause how many waiting agents at most, -, ...
 --   'thaw'   id, -, ...
+--   'known'  id hash: a spawn that was refused before, unless it was accepted once
 --   'none'   a command that was refused before, or answered without the queue
 -- Returns {'lost'} (not the store that the node knows), {'replayed'}, {'rate_limited'} or {'accepted', counter, answer...}:
 --   {'new', position}, {'agent', fields, place}, {'error', code},
@@ -128,6 +129,13 @@ local function spawn(at)
   return create(id, hash, at)
 end
 
+-- The same command stays the same agent, also when it would not be accepted any more.
+local function known(at)
+  if redis.call('HGET', agent_key(tenant, ARGV[at + 1]), 'hash') ~= ARGV[at + 2] then return { 'none' } end
+  flush()
+  return describe(tenant, ARGV[at + 1], agents_limit)
+end
+
 local function status(at)
   flush()
   return describe(tenant, ARGV[at + 1], agents_limit)
@@ -194,7 +202,7 @@ local function keep()
   redis.call('PUBLISH', P .. 'changes', tenant)
 end
 
-local STEPS = { spawn = spawn, status = status, kill = kill, freeze = freeze, thaw = thaw, none = none }
+local STEPS = { spawn = spawn, known = known, status = status, kill = kill, freeze = freeze, thaw = thaw, none = none }
 local answers = { 'accepted', redis.call('INCR', P .. 'accepted') }
 read_load()
 for number = 1, commands do

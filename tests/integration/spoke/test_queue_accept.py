@@ -13,7 +13,7 @@ from common.commands import content_hash
 from common.errors import EnvelopeRejected, RateLimited
 from spoke.agent_record import AgentRecord, Place
 from spoke.policy import UNLIMITED, Policy
-from spoke.queue import Bounds, NoStep, Queue, Sender, SpawnStep, StatusStep, StepRefused
+from spoke.queue import Bounds, KnownStep, NoStep, Queue, Sender, SpawnStep, StatusStep, StepRefused
 from tests.integration.spoke.queue_rig import (
     INSTANCE,
     OTHER,
@@ -138,6 +138,18 @@ async def test_commands_of_one_envelope_are_taken_in_order(rig: Rig) -> None:
     )
     shown = [answer.status if isinstance(answer, AgentRecord) else getattr(answer, "code", None) for answer in answers]
     assert shown == ["not_found", "queued", None, "queued", "killed", "killed", "not_found", "killed"]
+    await check_invariants(rig)
+
+
+@pytest.mark.attack(22)
+async def test_a_spawn_that_is_only_looked_up_finds_itself_and_queues_nothing(rig: Rig) -> None:
+    again, other = KnownStep(spawn(1).spawn), KnownStep(spawn(1, taskId="T-other").spawn)
+    assert await rig.accept(again) == [None]
+    assert await rig.claim() is None
+    accepted = record((await rig.accept(spawn(1)))[0])
+    found = await rig.accept(again, other)
+    assert (record(found[0]).ref, record(found[0]).status, found[1]) == (accepted.ref, "queued", None)
+    assert await rig.accept(again, by=sender(OTHER)) == [None]
     await check_invariants(rig)
 
 

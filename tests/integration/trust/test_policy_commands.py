@@ -46,6 +46,10 @@ async def test_rules_of_one_hub_are_in_force_at_once_and_leave_the_others_alone(
         policy(node, hub, "--set", rules(tmp_path, json.dumps({**_open(origin), "queued": 3}), "wider"))
         same = (await hub.ask(node, asked))["agent"]
         assert (same["agentId"], same["granted"]) == (first["agentId"], first["granted"])
+        policy(node, hub, "--set", rules(tmp_path, "commands = []", "closed"))
+        same = (await hub.ask(node, asked))["agent"]
+        assert (same["agentId"], same["granted"]) == (first["agentId"], first["granted"])
+        assert (await hub.ask(node, {**asked, "taskId": "T-2"}))["error"]["code"] == "not_allowed"
         policy(node, hub, "--set", own)
         refused = {
             "policy.commands": hub.about("status", asked["id"]),

@@ -13,7 +13,7 @@ from common.errors import COMMAND_RETRYABLE
 from common.ids import uuid7_time_ms
 from common.jose import MAX_ENVELOPE_BYTES
 from spoke.policy import LOCAL_POLICY, Policy
-from spoke.queue import KillStep, NoStep, SpawnStep, StatusStep, StepRefused
+from spoke.queue import KillStep, KnownStep, NoStep, SpawnStep, StatusStep, StepRefused
 from spoke.router import Planned, error_result, fit, plan, refused_by_queue
 from tests.envelopes import NOW_S, SPOKE_KEY, agent_status, id_of, spawn
 
@@ -43,11 +43,18 @@ def test_a_kill_carries_its_reason_and_the_grace_that_was_asked_for() -> None:
 
 
 def test_what_was_refused_keeps_its_place_and_reaches_no_queue() -> None:
-    refused, allowed = planned(spawn(), about("status"), policy=Policy(commands=["status"]))
+    refused, allowed = planned(about("kill"), about("status"), policy=Policy(commands=["status"]))
     assert isinstance(refused.step, NoStep)
     assert refused.refused is not None
     assert refused.refused.code == "not_allowed"
     assert (allowed.step, allowed.refused) == (StatusStep(id_of(1)), None)
+
+
+@pytest.mark.parametrize(("policy", "oldest_ms", "code"), [(Policy(), OLDEST_MS, "not_allowed"), (ALL, 2**50, "stale")])
+def test_a_refused_spawn_is_looked_up_and_never_queued(policy: Policy, oldest_ms: int, code: str) -> None:
+    (each,) = planned(spawn(), policy=policy, oldest_ms=oldest_ms)
+    assert isinstance(each.step, KnownStep)
+    assert (each.refused and each.refused.code) == code
 
 
 @pytest.mark.attack(24)
