@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +24,8 @@ from hub.records import FIELDS, AgentRecord, parse_record
 from hub.settlement import Settlement
 
 EVENTS_KEPT: Final = 50_000
+LIVING: Final = ("pending", "queued", "spawning", "running")
+"""What is shown of agents that have not ended, in the order in which they go through it."""
 _SCAN_BUDGET: Final = 10_000
 _REPLAY_MARGIN_S: Final = 60
 _CONTACT: Final = ("contact", "failures", "next", "error", "hello", "frozen")
@@ -91,6 +94,7 @@ class Agents:
         self._record = scripts["record"]
         self._mark = scripts["mark"]
         self._list = scripts["list"]
+        self._load = scripts["load"]
 
     async def check(self) -> None:
         """Return when Valkey answers; raises `Unavailable`."""
@@ -155,6 +159,17 @@ class Agents:
         self.store.saw(known.generation, answer[0])
         results: Sequence[bytes] = answer[1:]
         return results
+
+    async def load(self) -> Counter[str]:
+        """Return how many agents of each tenant have not ended."""
+        counts: Counter[str] = Counter()
+        for status in LIVING:
+            cursor, more = b"", True
+            while more:
+                cursor, *pairs = await self._load(self._client, [self._keys.prefix], [status, cursor, _SCAN_BUDGET])
+                counts.update({pairs[at].decode(): pairs[at + 1] for at in range(0, len(pairs), 2)})
+                more = bool(cursor)
+        return counts
 
     async def contact(self, tenant: str) -> Contact:
         """Return how delivery to a spoke goes."""

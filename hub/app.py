@@ -19,7 +19,7 @@ from aiohttp import ClientSession, web
 from redis.asyncio import Redis
 
 from common.audit_file import Audit
-from common.clock import SystemClock
+from common.clock import Clock, SystemClock
 from common.configuration import EMBEDDED
 from common.connection import Node
 from common.directory import announced, exclusive
@@ -45,6 +45,7 @@ from hub.agents import Agents
 from hub.api.agents import AgentsApi
 from hub.api.events import EventsApi
 from hub.api.freezing import FreezingApi
+from hub.api.many import ManyApi
 from hub.api.openapi import build_openapi
 from hub.api.peers import PeersApi
 from hub.api.route import Route
@@ -56,10 +57,12 @@ from hub.intake import Intake
 from hub.inviting import Inviting
 from hub.joining import Joining
 from hub.keyspace import Keyspace
+from hub.killing import Killing
 from hub.link_routes import Greeter, LinkRoutes
 from hub.metrics import Metrics
 from hub.operations import Operations
 from hub.outbox import Outbox
+from hub.placing import Placing
 from hub.queries import Queries
 from hub.requests import measured
 from hub.sender import Sender
@@ -164,6 +167,10 @@ def _openapi_route(routes: Sequence[Route]) -> web.RouteDef:
     return web.route("GET", _OPENAPI_PATH, show_openapi)
 
 
+def _agent_routes(one: AgentsApi, placing: Placing, killing: Killing, clock: Clock, audit: Audit) -> list[Route]:
+    return [*one.routes(), *ManyApi(one, placing, killing, clock, audit).routes()]
+
+
 class Parts:
     """Everything that a running hub is made of, built once its outside things are open."""
 
@@ -193,7 +200,13 @@ class Parts:
         self.spawning = spawning = Spawning(trust, agents, outbox, self.sender, clock, metrics)
         inviting = Inviting(me.instance, own_keys, trust, clock)
         routes = [
-            *AgentsApi(agents, spawning, Queries(exchange, agents, clock), trust, audit).routes(),
+            *_agent_routes(
+                AgentsApi(agents, spawning, Queries(exchange, agents, clock), trust, audit),
+                Placing(trust, agents, self.links),
+                Killing(trust, agents, outbox, self.sender, clock),
+                clock,
+                audit,
+            ),
             *EventsApi(self.feed).routes(),
             *PeersApi(trust, agents, inviting, self.sender.heard, self._own_url, self.links).routes(),
             *FreezingApi(Freezing(trust, outbox, self.sender, clock), agents, audit).routes(),

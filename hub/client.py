@@ -115,6 +115,19 @@ class HubClient:
         given = {name: value for name, value in body.items() if value is not None}
         return await self._call("POST", f"{_API}/agents/{agent_id}/kill", body=given)
 
+    async def place(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Start many agents, as `POST /api/v1/agents/place` takes them; all refused is an answer like any other."""
+        try:
+            return await self._call("POST", f"{_API}/agents/place", body=dict(batch))
+        except Refused as error:
+            if error.code != "all_refused":
+                raise
+            return error.problem
+
+    async def kill_many(self, selector: Mapping[str, Any]) -> dict[str, Any]:
+        """Stop all agents of a task, of a spoke, or all."""
+        return await self._call("POST", f"{_API}/agents/kill", body=dict(selector))
+
     async def log(self, agent_id: str, offset: int) -> dict[str, Any]:
         """Return a piece of an agent's log."""
         return await self._call("GET", f"{_API}/agents/{agent_id}/logs", query={"offset": offset})

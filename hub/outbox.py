@@ -64,6 +64,15 @@ class EnqueuedKill:
 
 
 @dataclass(frozen=True, slots=True)
+class NewKill:
+    """A kill to be taken into the outbox; `command` is its JSON."""
+
+    agent_id: str
+    command_id: str
+    command: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class NewLatch:
     """A `freeze` or `thaw` to be taken into the outbox; `command` is its JSON."""
 
@@ -113,10 +122,11 @@ class Outbox:
         results = await self._run("enqueue", [now_ms, self._limit, EVENTS_KEPT, len(agents), *fields])
         return [Enqueued(outcome.decode(), shown.decode()) for outcome, shown in results]
 
-    async def enqueue_kill(self, agent_id: str, command_id: str, command: bytes) -> EnqueuedKill:
-        """Take a kill; one that waits already is not doubled."""
-        outcome, waiting, shown = await self._run("kill", [agent_id, command_id, command])
-        return EnqueuedKill(outcome.decode(), waiting.decode(), shown.decode())
+    async def enqueue_kills(self, kills: Sequence[NewKill]) -> list[EnqueuedKill]:
+        """Take kills, of each agent one; those that wait already are not doubled."""
+        fields = [value for new in kills for value in (new.agent_id, new.command_id, new.command)]
+        results = await self._run("kill", fields) if kills else []
+        return [EnqueuedKill(*(value.decode() for value in result)) for result in results]
 
     async def enqueue_latch(self, tenant: str, new: NewLatch, now_ms: int) -> None:
         """Take a freeze or a thaw of a spoke; it makes those that wait void, except a kill."""

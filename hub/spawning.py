@@ -21,7 +21,7 @@ from common.repository import parse_repository
 from hub.agents import Agents, NoSuchAgent
 from hub.gathering import Gathering
 from hub.metrics import Metrics
-from hub.outbox import Enqueued, EnqueuedKill, NewAgent, Outbox, QueueFull
+from hub.outbox import Enqueued, EnqueuedKill, NewAgent, NewKill, Outbox, QueueFull
 from hub.peering import active_spoke, spoke_of_tenant
 from hub.sender import Sender
 
@@ -45,6 +45,13 @@ class Spawned:
     agent_id: str
     spoke: str
     status: str
+
+
+def encode_kill(command_id: str, agent_id: str, grace_s: int, reason: str | None) -> bytes:
+    """Return the JSON of a kill command."""
+    given = {} if reason is None else {"reason": reason}
+    kill = Kill.model_validate({"id": command_id, "command": "kill", "agentId": agent_id, "graceS": grace_s, **given})
+    return strict_json.encode(kill.model_dump(by_alias=True, exclude_none=True))
 
 
 class Spawning:
@@ -114,12 +121,8 @@ class Spawning:
         record = await self._agents.find(agent_id)
         command_id = self._clock.new_id()
         spoke_of_tenant(self._trust, record.spoke, record.tenant)
-        given = {} if reason is None else {"reason": reason}
-        kill = Kill.model_validate(
-            {"id": command_id, "command": "kill", "agentId": agent_id, "graceS": grace_s, **given}
-        )
-        command = strict_json.encode(kill.model_dump(by_alias=True, exclude_none=True))
-        enqueued = await self._outbox.enqueue_kill(agent_id, command_id, command)
+        new = NewKill(agent_id, command_id, encode_kill(command_id, agent_id, grace_s, reason))
+        (enqueued,) = await self._outbox.enqueue_kills([new])
         if enqueued.outcome == "not_found":
             raise NoSuchAgent(f"there is no agent {agent_id} here; see hub list")
         self._sender.wake(record.tenant)

@@ -97,7 +97,7 @@ class AgentsApi:
         value = _parse(await read_body(request, JSON_TYPE, MAX_BODY_BYTES))
         if isinstance(value, dict) and "agents" in value:
             return await self._spawn_many(value)
-        (answer,) = await self._decide([_read_wish(value)])
+        (answer,) = await self.decide([_read_wish(value)])
         if isinstance(answer, HubspokeError):
             raise answer
         return json_response(_spawned(answer), _ACCEPTED)
@@ -107,14 +107,14 @@ class AgentsApi:
             wishes = [_wish_or_error(item) for item in SpawnManyRequest.model_validate(value).agents]
         except ValidationError as error:
             raise invalid_request(error) from error
-        answers = iter(await self._decide([wish for wish in wishes if isinstance(wish, Wish)]))
+        answers = iter(await self.decide([wish for wish in wishes if isinstance(wish, Wish)]))
         outcomes = [next(answers) if isinstance(wish, Wish) else wish for wish in wishes]
-        view = _many(outcomes)
+        view = many(outcomes)
         if not view["accepted"]:
             raise AllRefused("none of the agents was taken; see agents", extra=view)
         return json_response(view, _ACCEPTED)
 
-    async def _decide(self, wishes: Sequence[Wish]) -> Sequence[Spawned | HubspokeError]:
+    async def decide(self, wishes: Sequence[Wish]) -> Sequence[Spawned | HubspokeError]:
         """Spawn, with a line in the audit before and one after; raises `AuditUnavailable` before anything was done."""
         self._audit.intend("spawn.asked", spokes=sorted({wish.spoke for wish in wishes}), count=len(wishes))
         answers = await self._spawning.spawn(wishes)
@@ -202,16 +202,21 @@ def _spawned(spawned: Spawned) -> dict[str, Any]:
     return {"agentId": spawned.agent_id, "spoke": spawned.spoke, "status": spawned.status}
 
 
-def _many(outcomes: list[Spawned | HubspokeError]) -> dict[str, Any]:
+def many(outcomes: Sequence[Spawned | HubspokeError]) -> dict[str, Any]:
+    """Return the answers to many spawns, in order, and how many were taken."""
     refused = sum(isinstance(outcome, HubspokeError) for outcome in outcomes)
     views = [{"index": index, **_outcome(outcome)} for index, outcome in enumerate(outcomes)]
     return {"accepted": len(outcomes) - refused, "refused": refused, "agents": views}
 
 
+def view_error(error: HubspokeError) -> dict[str, Any]:
+    """Return the JSON object of what kept one thing of many from being done."""
+    return {"code": error.code, "detail": error.message, "retryable": error.retryable}
+
+
 def _outcome(outcome: Spawned | HubspokeError) -> dict[str, Any]:
     if isinstance(outcome, HubspokeError):
-        error = {"code": outcome.code, "detail": outcome.message, "retryable": outcome.retryable}
-        return {"error": error}
+        return {"error": view_error(outcome)}
     return _spawned(outcome)
 
 

@@ -1,4 +1,4 @@
-"""`hub status`, `list`, `kill`, `logs`, `wait`."""
+"""`hub status`, `list`, `logs`, `wait`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from hub.cli.frame import node_options
 from hub.cli.output import invocation, show_text, show_time
 
 
-def _check_id(_context: click.Context, _parameter: click.Parameter, agent_id: str) -> str:
+def check_agent_id(_context: click.Context, _parameter: click.Parameter, agent_id: str | None) -> str | None:
+    """Refuse what is no agent's id."""
     from common.ids import is_uuid7
 
-    if not is_uuid7(agent_id):
+    if agent_id is not None and not is_uuid7(agent_id):
         # It becomes part of a path: `../peers` would ask for something else.
         raise click.BadParameter("an agent's id is a UUIDv7 in lower case; see hub list")
     return agent_id
 
 
-_agent_argument = click.argument("agent_id", metavar="AGENT", callback=_check_id)
+_agent_argument = click.argument("agent_id", metavar="AGENT", callback=check_agent_id)
 
 
 @click.command()
@@ -74,28 +75,6 @@ def list_agents(**query: Any) -> None:
     print_table(["AGENT", "SPOKE", "TASK", "TYPE", "STATUS", "REASON", "CREATED"], rows)
     if page["cursor"]:
         click.echo(f"more: --cursor {page['cursor']}", err=True)
-
-
-@click.command()
-@_agent_argument
-@click.option("--grace", "grace_s", type=click.IntRange(0, 300), help="Seconds between SIGTERM and SIGKILL.")
-@click.option("--reason", help="Why, for the agent's record.")
-@node_options
-def kill(agent_id: str, grace_s: int | None, reason: str | None) -> None:
-    """Stop an agent; an agent that has ended is left as it is."""
-    from hub.cli.local import ask, client
-
-    async def stop() -> dict[str, Any]:
-        async with client() as hub:
-            return await hub.kill(agent_id, grace_s=grace_s, reason=reason)
-
-    answer = ask(stop())
-    if invocation().as_json:
-        print_json(answer)
-    elif answer["commandId"] is None:
-        click.echo(f"{agent_id} has ended before: {show_text(answer['status'])}")
-    else:
-        click.echo(f"{agent_id} will be stopped; see hub wait {agent_id}")
 
 
 @click.command()

@@ -12,7 +12,11 @@ from hub.cli.output import invocation
 
 
 @click.command()
-@click.argument("spoke", metavar="SPOKE")
+@click.argument("spoke", metavar="[SPOKE]", required=False)
+@click.option("--all", "everywhere", is_flag=True, help="One agent on every active spoke.")
+@click.option("--label", "labels", metavar="KEY=VALUE", multiple=True,
+              help="One on every active spoke with this label, or --count on those; may be repeated.")  # fmt: skip
+@click.option("--count", type=click.IntRange(1, 1000), help="So many, where there is least to do.")
 @click.option("--type", "agent_type", type=click.Choice(["worker", "reviewer", "tester"]), default="worker",
               show_default=True, help="What kind of agent.")  # fmt: skip
 @click.option("--repo", required=True, help="https://, ssh:// or user@host:path.")
@@ -30,13 +34,48 @@ from hub.cli.output import invocation
 @click.option("--follow", is_flag=True, help="Print the log until the end; exit by the outcome.")
 @node_options
 def spawn(wait: bool, follow: bool, **options: Any) -> None:
-    """Start an agent on SPOKE; prints its id as soon as it cannot be lost any more."""
+    """Start an agent on SPOKE, or on many spokes; prints its id as soon as it cannot be lost any more."""
     from hub.cli.agents import finish
     from hub.cli.local import ask
 
+    if options["everywhere"] or options["labels"] or options["count"] is not None:
+        _check_many(options, follow=follow)
+        _spawn_many(options, wait=wait)
+        return
+    if options["spoke"] is None:
+        raise click.UsageError("name a SPOKE; or say --all, --label or --count")
     ended = ask(_spawn(_request(options), wait=wait, follow=follow))
     if ended is not None:
         finish(ended)
+
+
+def _check_many(options: dict[str, Any], *, follow: bool) -> None:
+    if options["spoke"] is not None and (options["everywhere"] or options["labels"]):
+        raise click.UsageError("name a SPOKE, or choose spokes by --all or --label")
+    if options["everywhere"] and options["count"] is not None:
+        raise click.UsageError("--all is one agent on every spoke; --count alone chooses among all")
+    if follow or options["agent_id"] is not None:
+        raise click.UsageError("--follow and --agent-id are for one agent")
+
+
+def _spawn_many(options: dict[str, Any], *, wait: bool) -> None:
+    from hub.cli.local import ask
+    from hub.cli.placing import place
+
+    one = _request(options)
+    batch_id = one.pop("agentId")
+    batch = {**one, "batchId": batch_id, "labels": dict(map(_label, options["labels"]))}
+    if options["count"] is not None:
+        batch["count"] = options["count"]
+    if not ask(place(batch, wait=wait)):
+        click.get_current_context().exit(1)
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.UsageError("a label is KEY=VALUE")
+    return name, value
 
 
 def _request(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,30 @@
--- Takes a kill into the outbox: at most one waits per agent, so kills need no limit and always find room.
+-- Takes kills into the outbox: at most one waits per agent, so kills need no limit and always find room.
 -- Safe to run twice: a kill that waits is answered with its id.
 --
--- ARGV     agent id, command id, command (JSON)
+-- ARGV     for each kill: agent id (each once), command id, command (JSON)
 --
--- Returns {outcome, command id, what is shown}: queued, same, ended (nothing to kill) or not_found.
-local id, command = ARGV[1], ARGV[2]
-local agent = p .. 'agent:' .. id
-local known = redis.call('HMGET', agent, 'tenant', 'shown', 'kill_id', 'kill_state')
-local tenant, shown = known[1], known[2]
-if not tenant then
-  return {'not_found', '', ''}
+-- Returns for each {outcome, command id, what is shown}: queued, same, ended (nothing to kill) or not_found.
+local function kill(id, command, json)
+  local agent = p .. 'agent:' .. id
+  local known = redis.call('HMGET', agent, 'tenant', 'shown', 'kill_id', 'kill_state')
+  local tenant, shown = known[1], known[2]
+  if not tenant then
+    return {'not_found', '', ''}
+  end
+  if shown == 'completed' or shown == 'failed' or shown == 'killed' or shown == 'refused' then
+    return {'ended', '', shown}
+  end
+  if known[4] == 'pending' then
+    return {'same', known[3], shown}
+  end
+  put(command, 'kill', id, tenant, json, redis.call('INCR', p .. 'sequence'))
+  redis.call('HSET', agent, 'kill_id', command, 'kill_state', 'pending', 'kill_error', '')
+  return {'queued', command, shown}
 end
-if shown == 'completed' or shown == 'failed' or shown == 'killed' or shown == 'refused' then
-  return {'ended', '', shown}
+
+local results = {}
+for i = 1, #ARGV, 3 do
+  results[#results + 1] = kill(ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
-if known[4] == 'pending' then
-  return {'same', known[3], shown}
-end
-put(command, 'kill', id, tenant, ARGV[3], redis.call('INCR', p .. 'sequence'))
-redis.call('HSET', agent, 'kill_id', command, 'kill_state', 'pending', 'kill_error', '')
 flush()
-return {'queued', command, shown}
+return results

@@ -340,6 +340,8 @@ async def test_the_description_has_every_route_and_no_dangling_reference(node: H
     assert (status, document["openapi"]) == (200, "3.1.0")
     assert set(document["paths"]) == {
         "/api/v1/agents",
+        "/api/v1/agents/place",
+        "/api/v1/agents/kill",
         "/api/v1/agents/{id}",
         "/api/v1/agents/{id}/kill",
         "/api/v1/agents/{id}/logs",

@@ -19,7 +19,7 @@ from common.scripts import ScriptSet
 from hub.agents import Agents, Filter, NoSuchAgent, ReplayMark
 from hub.feed import Feed
 from hub.keyspace import Keyspace
-from hub.outbox import NewAgent, Outbox
+from hub.outbox import NewAgent, NewKill, Outbox
 from hub.settlement import Settlement, shown_error
 from tests.envelopes import claims, spoke_peer
 from tests.integration.hub.standin_spoke import agent_status, new_id
@@ -107,7 +107,7 @@ async def test_every_script_run_twice_has_one_effect(stored: Stored) -> None:
         "delivered": lambda: record(PEER, [settled(first.agent_id)], NOW_MS),
         "refused": lambda: record(PEER, [settled(second.agent_id, "refused", error=REFUSED)], NOW_MS),
         "expire": lambda: stored.outbox.expire(NOW_MS + 2),
-        "kill": lambda: stored.outbox.enqueue_kill(first.agent_id, kill_id, b"{}"),
+        "kill": lambda: stored.outbox.enqueue_kills([NewKill(first.agent_id, kill_id, b"{}")]),
         "event": lambda: record(
             PEER,
             [
@@ -154,7 +154,8 @@ async def test_a_full_outbox_takes_no_more_and_drops_nothing(
     # What was taken is answered as before, another spoke has room, and a kill finds some.
     assert await stored.outcomes(agents[0]) == ["same"]
     assert await stored.outcomes(new_agent(numbered_id(), tenant="other~9", spoke="other")) == ["created"]
-    assert (await stored.outbox.enqueue_kill(agents[0].agent_id, new_id(), b"{}")).outcome == "queued"
+    (queued,) = await stored.outbox.enqueue_kills([NewKill(agents[0].agent_id, new_id(), b"{}")])
+    assert queued.outcome == "queued"
     later = settled(agents[1].agent_id, "retry", error=REFUSED, not_before_ms=NOW_MS + 1)
     await stored.agents.record(PEER, [settled(agents[0].agent_id), later], NOW_MS)
     # Put off is still waiting.

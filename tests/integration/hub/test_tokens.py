@@ -19,6 +19,8 @@ from tests.integration.hub.standin_spoke import StandinSpoke, agent_status, new_
 NEEDS: dict[tuple[str, str], Scope] = {
     ("GET", "/api/v1/agents"): "read",
     ("POST", "/api/v1/agents"): "operate",
+    ("POST", "/api/v1/agents/place"): "operate",
+    ("POST", "/api/v1/agents/kill"): "operate",
     ("GET", "/api/v1/agents/{id}"): "read",
     ("POST", "/api/v1/agents/{id}/kill"): "operate",
     ("GET", "/api/v1/agents/{id}/logs"): "operate",
