@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 
@@ -17,6 +17,7 @@ from common.clock import Clock
 from common.connection import Node
 from common.envelope import ANYONE, DEFAULT_LIFETIME_S, Claims, EnvelopeType, ReplyBody, seal, verify
 from common.errors import BadSignature, EnvelopeRejected, PeerError
+from common.exchange import EnvelopeNotTaken
 from common.inbox import BadReply
 from common.introduction import Introduction, identity_claim, introduce
 from common.invites import Invite, InviteRefused, compute_mac, decode_secret
@@ -25,6 +26,14 @@ from common.peer_url import check_peer_url
 from common.peers import ConnectionState, Peer, PeerRefused
 from common.post import fetch
 from common.trust_store import NewPeer, TrustStore
+
+_TOLD: Final = {
+    "invite_refused": "the hub does not take this invite (any more); ask its admin for a new one",
+    "peer_refused": "the hub has this id with another key, or too many requests; ask its admin to revoke or approve",
+    "expired": "by the hub's clock the JOIN has expired; set this machine's clock, and try again",
+    "not_yet_valid": "by the hub's clock the JOIN is of the future; set this machine's clock, and try again",
+}
+"""What the operator is to do about a refusal; a problem's own words are a stranger's."""
 
 
 class AnotherHub(PeerError):
@@ -102,7 +111,12 @@ class Joiner:
         key, claims = self.keys.current, self._claims(hub.instance)
         identity = identity_claim(self.me.instance, self.me.kind, self.url, (key.public,))
         raw = seal(key, EnvelopeType.JOIN, claims, {"identity": identity, **proof})
-        return self._check_reply(await fetch(session, "POST", f"{base}/federation/v1/join", raw), claims, hub)
+        try:
+            answer = await fetch(session, "POST", f"{base}/federation/v1/join", raw)
+        except EnvelopeNotTaken as refused:
+            told = _TOLD.get(refused.code, refused.message)
+            raise EnvelopeNotTaken(refused.status, refused.code, told, refused.now) from refused
+        return self._check_reply(answer, claims, hub)
 
     def _claims(self, audience: str) -> Claims:
         now_s = self.clock.now_ms() // 1000
