@@ -376,10 +376,10 @@ async def test_health_readiness_and_metrics_need_no_token_on_loopback(node: HubN
 
 
 async def test_a_request_is_one_line_in_the_log(node: HubNode) -> None:
-    path = f"{AGENTS}/{new_id()}"
-    await node.call("GET", path)
-    (line,) = node.log_lines("request.answered", path=path)
-    assert (line["method"], line["status"]) == ("GET", 404)
+    agent_id = new_id()
+    await node.call("GET", f"{AGENTS}/{agent_id}")
+    (line,) = node.log_lines("request.answered", id=agent_id)
+    assert (line["route"], line["status"]) == ("GET /api/v1/agents/{id}", 404)
     assert line["duration_ms"] >= 0
 
 
