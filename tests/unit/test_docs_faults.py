@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.marks import DOCS, TESTS, rows_of
+
 ROWS = range(1, 36)
-TESTS = Path(__file__).parents[1]
-PAGE = TESTS.parent / "docs" / "faults.md"
-
-
-def _numbers(nodes: list[ast.expr]) -> set[int]:
-    """The rows that `pytest.mark.fault(N)` among these expressions name."""
-    found = set()
-    for node in nodes:
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "fault":
-            (number,) = node.args
-            assert isinstance(number, ast.Constant)
-            found.add(int(str(number.value)))
-    return found
-
-
-def _marked(tree: ast.AST, inherited: set[int]) -> Iterator[tuple[str, set[int]]]:
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test"):
-            yield node.name, inherited | _numbers(node.decorator_list)
-        elif isinstance(node, ast.ClassDef):
-            yield from _marked(node, inherited | _numbers(node.decorator_list))
-
-
-def _of_module(path: Path) -> dict[str, set[int]]:
-    tree = ast.parse(path.read_text())
-    inherited: set[int] = set()
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
-            inherited |= _numbers(node.value.elts if isinstance(node.value, ast.List) else [node.value])
-    return dict(_marked(tree, inherited))
+PAGE = DOCS / "faults.md"
 
 
 def _table() -> dict[int, list[str]]:
@@ -57,10 +27,10 @@ def test_what_proves_a_row_is_there_and_is_about_it(row: int) -> None:
     assert named, "a row without a test says what is missing under `Not promised`, and has at least one for the rest"
     for name in named:
         path, _, function = name.partition("::")
-        assert row in _of_module(TESTS / path).get(function, set()), f"{name} is no test of row {row}"
+        assert row in rows_of(TESTS / path, "fault").get(function, set()), f"{name} is no test of row {row}"
 
 
 def test_no_test_is_about_a_row_that_is_none() -> None:
     for path in TESTS.rglob("test_*.py"):
-        for name, rows in _of_module(path).items():
+        for name, rows in rows_of(path, "fault").items():
             assert rows <= set(ROWS), f"{path}::{name}"
