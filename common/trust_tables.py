@@ -46,6 +46,23 @@ CREATE TABLE IF NOT EXISTS announcements (
 ) STRICT;
 PRAGMA user_version = 1;
 """
+_MISSING: Final = """
+SELECT count(*) < 5 FROM sqlite_master
+WHERE type = 'table' AND name IN ('peers', 'keys', 'invites', 'rotations', 'announcements')
+"""
+_PRIMARY: Final = 0xFF
+"""What of an extended result code of SQLite is the primary one."""
+_CIRCUMSTANCES: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""Results that say nothing against the file: its content must not be given up for them."""
 # One statement, so that a commit by another process between two reads cannot part a peer from its keys.
 _PEERS: Final = """
 SELECT connection, instance, kind, state, url, peers.epoch, labels, policy, created_s,
@@ -77,9 +94,13 @@ def open_tables(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
-        database.executescript(_SCHEMA)
+        # Only when something is missing: opening writes nothing then, so that a full disk can still be read from.
+        if database.execute(_MISSING).fetchone()[0]:
+            database.executescript(_SCHEMA)
     except sqlite3.Error as error:
         database.close()
+        if error.sqlite_errorcode & _PRIMARY in _CIRCUMSTANCES:
+            raise TrustStoreError(f"{path} cannot be used now: {error}; see to the disk, it may be full") from error
         raise TrustStoreError(f"{path} is no trust store: {error}; restore it from its backup") from error
     return database
 

@@ -5,6 +5,7 @@ import sqlite3
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -504,6 +505,19 @@ def test_a_low_order_key_that_appears_later_is_not_believed(path: Path, store: T
     _low_order_key(path)
     with pytest.raises(TrustStoreError, match="low-order"):
         store.current()
+
+
+def test_opening_writes_nothing_so_that_a_full_disk_can_be_read_from(written: Path) -> None:
+    with closing(sqlite3.connect(written)) as watching:
+        before = watching.execute("PRAGMA data_version").fetchone()
+        open_store(written).close()
+        assert watching.execute("PRAGMA data_version").fetchone() == before
+
+
+def test_a_file_that_only_the_disk_keeps_from_us_is_not_given_up(written: Path) -> None:
+    written.with_name(f"{written.name}-wal").mkdir()
+    with pytest.raises(TrustStoreError, match="cannot be used now: unable to open database file"):
+        open_store(written)
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
