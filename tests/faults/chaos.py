@@ -38,6 +38,7 @@ from tests.spoke_node import SpokeNode, processes_of, run_in_process, tables
 
 _MAX_AGENTS: Final = 400
 _SETTLE_S: Final = 120.0
+_STARTS: Final = 5
 _AWAY = (aiohttp.ClientError, OSError, AssertionError, TimeoutError, ValueError)
 """What asking a node raises while it is killed, cut off or starting."""
 KINDS: Final[dict[str, tuple[list[str], int]]] = {
@@ -45,11 +46,11 @@ KINDS: Final[dict[str, tuple[list[str], int]]] = {
     "commits": (["commit made.txt"], 3),
     "fails": (["exit 3"], 3),
     "crashes": (["signal SIGSEGV"], 1),
-    "takes a while": (["sleep 1.5", "print done"], 4),
-    "long": (["sleep 50"], 4),
+    "takes a while": (["sleep 3", "print done"], 5),
+    "long": (["sleep 50"], 5),
     "stubborn": (["ignore SIGTERM", "sleep 50"], 1),
 }
-"""Work items of each kind of agent, and how many of a kind there are among 26."""
+"""Work items of each kind of agent, and how many of a kind there are among 28."""
 KILLED: Final = frozenset({"long", "stubborn"})
 
 
@@ -77,6 +78,8 @@ class Run:
     asked: list[Asked] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
+    twins: set[str] = field(default_factory=set)
+    """Agents of which two attempts were seen alive at once."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     hub_busy: asyncio.Lock = field(default_factory=asyncio.Lock)
     spoke_busy: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -110,7 +113,7 @@ async def _ask_until_answered(run: Run, asked: Asked) -> None:
             asked.acknowledged = True
         await _pause(run, 0.1)
     if asked.acknowledged and asked.kind in KILLED:
-        await _pause(run, run.random.uniform(0, 4))
+        await _pause(run, run.random.uniform(0, 8))
         await _kill_until_answered(run, asked)
 
 
@@ -139,11 +142,21 @@ async def _pause(run: Run, seconds: float) -> None:
 # --- faults
 
 
+async def _bring_up(run: Run, node: HubNode | SpokeNode) -> None:
+    """Start a node; one whose Valkey is killed while it starts ends, and whoever runs it starts it again."""
+    for _ in range(_STARTS):
+        try:
+            return await node.restart()
+        except AssertionError:
+            run.faults["start again"] += 1
+    raise AssertionError(f"{node.id} does not start:\n{node.log()[-2000:]}")
+
+
 async def kill_hub(run: Run) -> bool:
     async with run.hub_busy:
         await run.hub.kill9()
         await asyncio.sleep(run.random.uniform(0, 0.5))
-        await run.hub.restart()
+        await _bring_up(run, run.hub)
     return True
 
 
@@ -151,7 +164,7 @@ async def kill_spoke(run: Run) -> bool:
     async with run.spoke_busy:
         await run.spoke.kill9()
         await asyncio.sleep(run.random.uniform(0, 0.5))
-        await run.spoke.restart()
+        await _bring_up(run, run.spoke)
     return True
 
 
@@ -239,6 +252,15 @@ async def do_faults(run: Run, every_s: float) -> None:
         await _pause(run, run.random.expovariate(1 / every_s))
 
 
+async def watch_for_twins(run: Run) -> None:
+    """Look, for as long as there are faults, for an agent that was started while its former attempt was alive."""
+    while not run.over.is_set():
+        living = processes_of(run.spoke.directory)
+        alive = Counter(start["agentId"] for start in run.spoke.executions() if start["pid"] in living)
+        run.twins |= {agent_id for agent_id, number in alive.items() if number > 1}
+        await _pause(run, 0.2)
+
+
 # --- the whole of it
 
 
@@ -275,14 +297,14 @@ async def chaos(scratch: Path, seconds: float, seed: int, link: str) -> tuple[Ru
     """Run it and return what was done, and what was not kept."""
     rng = random.Random(seed)
     hub = HubNode(scratch)
-    spoke = SpokeNode(scratch, toml=tables(limits={"agents": 8}), env={"SPOKE_NODE__LINK": link})
+    spoke = SpokeNode(scratch, toml=tables(limits={"agents": 12}), env={"SPOKE_NODE__LINK": link})
     async with Proxy(target_of(spoke)) as to_spoke, Proxy(target_of(hub)) as to_hub:
         run = Run(seed, hub, spoke, to_spoke, to_hub, make_repository(scratch / "repository"), rng)
         _introduce(run)
         with hub:
             async with spoke:
                 loading = [asyncio.create_task(spawn_agents(run, 4)), asyncio.create_task(do_faults(run, 0.6))]
-                loading.append(asyncio.create_task(do_faults(run, 1.5)))
+                loading += [asyncio.create_task(do_faults(run, 1.5)), asyncio.create_task(watch_for_twins(run))]
                 await asyncio.wait(loading, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
                 run.over.set()
                 await asyncio.gather(*loading)

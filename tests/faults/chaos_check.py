@@ -75,6 +75,7 @@ async def find_violations(run: Run) -> list[str]:
     violations = [
         f"{agent} was started {n} times in attempt {attempt}" for (agent, attempt), n in starts.items() if n > 1
     ]
+    violations += [f"{agent_id} was started again while it was alive" for agent_id in run.twins]
     asked_ids = {asked.agent_id for asked in run.asked}
     violations += [
         f"{agent_id} was started, and nobody asked for it" for agent_id, _ in starts if agent_id not in asked_ids
