@@ -238,9 +238,7 @@ async def serve(spoke: Spoke, ready: Callable[[str], None]) -> None:
         parts = _Parts(spoke, client, stores, session, supervisor)
         await parts.store_guard.open()
         stack.push_async_callback(parts.store_guard.close)
-        url = await stack.enter_async_context(
-            serving(parts.app, spoke.settings, spoke.directory.path)
-        )
+        url = await stack.enter_async_context(serving(parts.app, spoke.settings, spoke.directory.path))
         stack.enter_context(announced(spoke.directory.path, url))
         _log.info("node.ready", node=spoke.me.instance, url=url)
         ready(url)

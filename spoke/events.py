@@ -19,7 +19,8 @@ from common.errors import HubspokeError, Unavailable
 from common.exchange import Exchange
 from common.peers import Peer, Trust
 from spoke.agent_record import TamperedRecord
-from spoke.queue import PendingEvent, Queue
+from spoke.queue import Queue
+from spoke.queue_terms import PendingEvent
 
 _log: Final = structlog.get_logger("events")
 _POLL_S: Final = 1.0

@@ -17,7 +17,8 @@ import structlog
 
 from common.errors import Unavailable
 from common.peers import LOCAL_TENANT, Trust
-from spoke.queue import KillStep, Queue
+from spoke.queue import Queue
+from spoke.queue_terms import KillStep
 
 POLL_S: Final = 0.5
 LOOK_AGAIN_S: Final = 10.0

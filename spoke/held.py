@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from spoke.agent_record import AgentRef
-from spoke.queue import Claim, KillStep
+from spoke.queue_terms import Claim, KillStep
 
 
 class LeaseLost(Exception):

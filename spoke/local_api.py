@@ -26,13 +26,15 @@ from common.http import (
     is_from_loopback,
     json_response,
     read_json,
+    route_of,
 )
 from common.wire import StrictModel
 from spoke.agent_record import AgentRecord, AgentRef
 from spoke.agent_view import AgentView, Filter, shown
 from spoke.local_spawn import LocalSpawner, LocalSpawnRequest
 from spoke.metrics import CONTENT_TYPE, Metrics
-from spoke.queue import KillStep, Queue
+from spoke.queue import Queue
+from spoke.queue_terms import KillStep
 from spoke.runs import Runs
 from spoke.supervision.control import ask_to_end
 
@@ -80,7 +82,7 @@ class Guard:
             try:
                 self.access.check(request)
             except Unauthorized as error:
-                asked = f"{request.method} {request.path}"
+                asked = route_of(request)
                 self.audit.refuse("token.refused", error.code, address=request.remote, detail=asked)
                 raise
             with acting("local.token"):

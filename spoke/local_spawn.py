@@ -16,7 +16,8 @@ from common.strict_json import encode
 from common.wire import Uuid7
 from spoke.agent_record import AgentRecord
 from spoke.policy import LOCAL_POLICY, check_spawn
-from spoke.queue import Queue, Sender, SpawnStep, StepRefused
+from spoke.queue import Queue
+from spoke.queue_terms import Sender, SpawnStep, StepRefused
 from spoke.router import refused_by_queue
 
 

@@ -14,7 +14,7 @@ from common.peers import Peer
 from common.tls import Reach
 from common.trust_store import TrustStore
 from spoke.policy import Policy, read_policy
-from spoke.queue import Bounds
+from spoke.queue_terms import Bounds
 from spoke.settings import SpokeDirectory, SpokeSettings
 
 

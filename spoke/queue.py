@@ -8,221 +8,55 @@ then nobody knows whether the script ran, and all of them may be run again.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
 
-from common.commands import Spawn, content_hash
-from common.connection import DEFAULT_SKEW_S
-from common.envelope import MAX_LIFETIME_S
+from common.commands import content_hash
 from common.errors import EnvelopeRejected, RateLimited, Unavailable
 from common.scripts import ScriptSet
 from common.store_mark import KnownStore
 from common.valkey import translated
-from spoke.agent_record import AgentRecord, AgentRef, decode_fields, read_record
-from spoke.policy import UNLIMITED, Policy, grant
+from spoke.agent_record import AgentRecord, AgentRef, read_record
+from spoke.policy import UNLIMITED
+from spoke.queue_coding import (
+    KILLED_AT_ONCE,
+    decode_hash,
+    encode_step,
+    held_arguments,
+    new_record,
+    read_claim,
+    read_described,
+    read_kill,
+    ref_of_member,
+)
+from spoke.queue_terms import (
+    Answer,
+    Bounds,
+    Claim,
+    FreezeStep,
+    KillStep,
+    Latch,
+    PendingEvent,
+    Requeue,
+    RequeueRefused,
+    Sender,
+    SpawnStep,
+    Step,
+    StepRefused,
+)
 
 LEASE_MS: Final = 15_000
 TOMBSTONE_MS: Final = 24 * 3600 * 1000
-_STRIDE: Final = 9
-_DAY_MS: Final = 24 * 3600 * 1000
 _EVENTS_AT_ONCE: Final = 1000
 _SWEPT_AT_ONCE: Final = 500
-_KILLED_AT_ONCE: Final = 5000
 _LISTEN_PAUSE_S: Final = 0.5
 _CHANNELS: Final = ("wake", "kills", "changes")
 """What the scripts say there: something can be claimed; "TENANT AGENT" is to be killed; TENANT has events."""
 _HOLDING: Final = frozenset({"worker", "token", "kill", "launched"})
 _log: Final = structlog.get_logger("queue")
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """The spoke's own limits: agents at once, agents queued, how long ended ones are kept."""
-
-    agents: int = 4
-    queued: int = 10_000
-    retention_days: int = 30
-    skew_s: int = DEFAULT_SKEW_S
-
-    @property
-    def retention_ms(self) -> int:
-        """How long the record of an ended agent is kept."""
-        return self.retention_days * _DAY_MS
-
-    @property
-    def replay_ms(self) -> int:
-        """How long an envelope could still be in its window, and so must be remembered."""
-        return (MAX_LIFETIME_S + 2 * self.skew_s) * 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """Whose envelope is being accepted: `tenant` owns what it starts."""
-
-    tenant: str
-    instance: str
-    policy: Policy
-
-
-@dataclass(frozen=True, slots=True)
-class SpawnStep:
-    """A spawn that may be accepted; `index` is its place in the signed envelope."""
-
-    spawn: Spawn
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class KnownStep:
-    """A spawn that is not to be accepted: only whether this very command was accepted before."""
-
-    spawn: Spawn
-
-
-@dataclass(frozen=True, slots=True)
-class StatusStep:
-    """A question about an agent."""
-
-    agent_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class KillStep:
-    """A kill: `cause` becomes the agent's `reason`, `reason` is what the sender wrote."""
-
-    agent_id: str
-    grace_s: int
-    cause: str
-    reason: str | None = None
-
-    def to_json(self) -> str:
-        """Return what the worker finds in the record."""
-        return json.dumps({"grace_s": self.grace_s, "cause": self.cause, "reason": self.reason})
-
-
-@dataclass(frozen=True, slots=True)
-class FreezeStep:
-    """Take no spawn of this tenant and start none of its agents until it thaws; with `kill` end those it has."""
-
-    command_id: str
-    kill: KillStep | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ThawStep:
-    """Take spawns of this tenant again, and start what waits."""
-
-    command_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class NoStep:
-    """A command that the queue has nothing to do with; it keeps its place in the order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Requeue:
-    """The work of an ended agent under a new id, in an envelope `jti` of our own."""
-
-    spawn: Spawn
-    jti: str
-    raw: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class RequeueRefused:
-    """Why an agent was not requeued; `requeued_as` is the agent that it was requeued as before."""
-
-    code: str
-    requeued_as: str
-
-
-Step = SpawnStep | KnownStep | StatusStep | KillStep | FreezeStep | ThawStep | NoStep
-
-
-@dataclass(frozen=True, slots=True)
-class Latch:
-    """Whether a tenant is frozen now, and how many of its agents the freeze ended or asked to end."""
-
-    frozen: bool
-    killed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StepRefused:
-    """The queue refused one command with this code of PROTOCOL section 2.2."""
-
-    code: str
-
-
-Answer = AgentRecord | Latch | StepRefused | None
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """An agent held under a lease: `token` proves it, `raw` is the signed envelope that asked for it."""
-
-    record: AgentRecord
-    token: str
-    raw: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class PendingEvent:
-    """A transition that its peer has not acknowledged."""
-
-    entry: bytes
-    record: AgentRecord
-
-
-def _arguments(step: Step, policy: Policy) -> list[str | int]:
-    match step:
-        case SpawnStep(spawn, index):
-            granted = grant(policy, spawn)
-            # The hash is that of what was asked for: the same command asked again is the same under any policy.
-            arguments: list[str | int] = [
-                "spawn", spawn.id, content_hash(spawn), index, spawn.task_id, spawn.agent_type, granted.priority,
-                granted.timeout_s, granted.max_attempts,
-            ]  # fmt: skip
-        case KnownStep(spawn):
-            arguments = ["known", spawn.id, content_hash(spawn)]
-        case StatusStep(agent_id):
-            arguments = ["status", agent_id]
-        case KillStep(agent_id):
-            arguments = ["kill", agent_id, step.to_json(), step.cause]
-        case FreezeStep(command_id, None):
-            arguments = ["freeze", command_id]
-        case FreezeStep(command_id, KillStep() as kill):
-            arguments = ["freeze", command_id, kill.to_json(), kill.cause, _KILLED_AT_ONCE]
-        case ThawStep(command_id):
-            arguments = ["thaw", command_id]
-        case NoStep():
-            arguments = ["none"]
-    return arguments + [""] * (_STRIDE - len(arguments))
-
-
-def _new_record(sender: Sender, step: SpawnStep, queued_at: bytes, place: Sequence[Any]) -> AgentRecord:
-    spawn = step.spawn
-    granted = grant(sender.policy, spawn)
-    fields = {
-        "id": spawn.id,
-        "tenant": sender.tenant,
-        "status": "queued",
-        "seq": "1",
-        "attempt": "0",
-        "task": spawn.task_id,
-        "type": spawn.agent_type,
-        "priority": str(granted.priority),
-        "timeout": str(granted.timeout_s),
-        "max_attempts": str(granted.max_attempts),
-        "queued_at": queued_at.decode(),
-    }
-    return AgentRecord(fields, read_record([], place).place)
 
 
 class Queue:
@@ -250,7 +84,7 @@ class Queue:
         `Unavailable`.
         """
         policy, bounds, known = sender.policy, self._bounds, self.store.mark
-        arguments = [item for step in steps for item in _arguments(step, policy)]
+        arguments = [item for step in steps for item in encode_step(step, policy)]
         answer = await self._run(
             "accept", sender.tenant, sender.instance, jti, raw, bounds.replay_ms,
             0 if policy.rate_per_s >= UNLIMITED else policy.rate_per_s, policy.queued, policy.agents, bounds.queued,
@@ -268,7 +102,7 @@ class Queue:
     async def _read_answer(self, sender: Sender, step: Step, answer: Sequence[Any]) -> Answer:
         match answer[0], step:
             case b"new", SpawnStep():
-                return _new_record(sender, step, answer[1], answer[2])
+                return new_record(sender, step, answer[1], answer[2])
             case b"agent", _:
                 return read_record(answer[1], answer[2])
             case b"error", _:
@@ -284,18 +118,18 @@ class Queue:
 
     async def _killed(self, tenant: str, kill: KillStep | None, ended: int, asked: int) -> int:
         """Kill also what waits beyond what one script should take; whoever gets no answer asks again."""
-        killed, waiting = ended, ended == _KILLED_AT_ONCE
+        killed, waiting = ended, ended == KILLED_AT_ONCE
         while kill is not None and waiting:
             ended, asked = await self._run(
-                "kill_all", tenant, kill.to_json(), kill.cause, self._bounds.retention_ms, _KILLED_AT_ONCE
+                "kill_all", tenant, kill.to_json(), kill.cause, self._bounds.retention_ms, KILLED_AT_ONCE
             )
-            killed, waiting = killed + ended, ended == _KILLED_AT_ONCE
+            killed, waiting = killed + ended, ended == KILLED_AT_ONCE
         return int(killed + asked)
 
     async def claim(self, worker: str, limits: Mapping[str, int]) -> Claim | None:
         """Take the next agent of a tenant in `limits` (tenant: agents at once) under a lease of `LEASE_MS`."""
         pairs = [item for pair in limits.items() for item in pair]
-        return _read_claim(await self._run("claim", worker, LEASE_MS, self._bounds.agents, len(limits), *pairs))
+        return read_claim(await self._run("claim", worker, LEASE_MS, self._bounds.agents, len(limits), *pairs))
 
     async def leases(self) -> dict[str, int]:
         """Return the deadlines of all leases, by `TENANT AGENT`."""
@@ -306,7 +140,7 @@ class Queue:
     async def reclaim(self, worker: str, former: str, abandoned: Mapping[str, int]) -> Claim | None:
         """Take over an agent which a worker named `former…` held, or whose lease still is as in `abandoned`."""
         pairs = [item for lease in abandoned.items() for item in lease]
-        return _read_claim(await self._run("reclaim", worker, LEASE_MS, former, *pairs))
+        return read_claim(await self._run("reclaim", worker, LEASE_MS, former, *pairs))
 
     async def restore(self, record: AgentRecord, raw: bytes, worker: str) -> bool:
         """Put back a record that the store has forgotten, as a lease of `worker`; False when there is one."""
@@ -316,39 +150,41 @@ class Queue:
 
     async def renew(self, claims: Sequence[Claim]) -> list[KillStep | bool]:
         """Keep leases; returns for each True, the kill that was asked for, or False when the lease is lost."""
-        arguments = [item for claim in claims for item in _held(claim)]
+        arguments = [item for claim in claims for item in held_arguments(claim)]
         answers = await self._run("renew", LEASE_MS, *arguments)
-        return [_read_kill(answer[1]) if answer[0] else False for answer in answers]
+        return [read_kill(answer[1]) if answer[0] else False for answer in answers]
 
     async def launch(self, claim: Claim) -> str:
         """Pass the fence before a process is started: `launch`, `killed` or `lost`."""
-        return str((await self._run("launch", *_held(claim))).decode())
+        return str((await self._run("launch", *held_arguments(claim))).decode())
 
     async def started(self, claim: Claim, started_at_ms: int) -> bool:
         """Note that the agent's program runs; False when the lease is lost."""
-        return bool(await self._run("started", *_held(claim), started_at_ms))
+        return bool(await self._run("started", *held_arguments(claim), started_at_ms))
 
     async def finish(self, claim: Claim, status: str, fields: Mapping[str, str | int]) -> bool:
         """Enter a terminal state; False when the lease is lost."""
         pairs = [item for pair in fields.items() for item in pair]
-        return bool(await self._run("finish", *_held(claim), status, self._bounds.retention_ms, *pairs))
+        return bool(await self._run("finish", *held_arguments(claim), status, self._bounds.retention_ms, *pairs))
 
     async def retry(self, claim: Claim, reason: str, detail: str, *, pause_ms: int, may_help: bool) -> str:
         """Queue an agent again that failed for our reasons: `queued`, `failed`, `killed` or `lost`."""
         retention_ms = self._bounds.retention_ms
-        answer = await self._run("retry", *_held(claim), pause_ms, reason, detail, retention_ms, int(may_help), 0)
+        answer = await self._run(
+            "retry", *held_arguments(claim), pause_ms, reason, detail, retention_ms, int(may_help), 0
+        )
         return str(answer.decode())
 
     async def give_back(self, claim: Claim, detail: str) -> None:
         """Queue an agent again that this worker claimed and will not start; the attempt does not count."""
-        await self._run("retry", *_held(claim), 0, "lost", detail, self._bounds.retention_ms, 1, 1)
+        await self._run("retry", *held_arguments(claim), 0, "lost", detail, self._bounds.retention_ms, 1, 1)
 
     async def kill(self, ref: AgentRef, step: KillStep) -> AgentRecord | None:
         """Stop an agent for this machine's operator; None when there is none."""
         answer = await self._run(
             "kill", ref.tenant, ref.agent_id, step.to_json(), step.cause, self._bounds.retention_ms, UNLIMITED
         )
-        return _read_described(answer)
+        return read_described(answer)
 
     async def tenants(self) -> set[str]:
         """Return the tenants of which an agent waits or is held."""
@@ -389,7 +225,7 @@ class Queue:
             return []
         limits = {ref.tenant: UNLIMITED if agents_limits is None else agents_limits.get(ref.tenant, 0) for ref in refs}
         arguments = [item for ref in refs for item in (ref.tenant, ref.agent_id, limits[ref.tenant])]
-        return [_read_described(answer) for answer in await self._run("describe", *arguments)]
+        return [read_described(answer) for answer in await self._run("describe", *arguments)]
 
     async def newest(self, limit: int, before: AgentRef | None = None) -> list[AgentRef]:
         """Return the names of the newest agents of all tenants, the newest first, from those older than `before`."""
@@ -398,13 +234,13 @@ class Queue:
             members: Any = await self._client.zrange(
                 f"{self.prefix}agents", start, "-", desc=True, bylex=True, offset=0, num=limit
             )
-        return [_ref_of_member(member) for member in members]
+        return [ref_of_member(member) for member in members]
 
     async def find(self, agent_id: str) -> list[AgentRef]:
         """Return every tenant's agent of that id: normally one."""
         with translated():
             members: Any = await self._client.zrangebylex(f"{self.prefix}agents", f"[{agent_id} ", f"[{agent_id} \xff")
-        return [_ref_of_member(member) for member in members]
+        return [ref_of_member(member) for member in members]
 
     async def load(self) -> dict[str, int]:
         """Return how many agents are `queued` and `active` on this spoke."""
@@ -440,7 +276,7 @@ class Queue:
         """Return the oldest transitions that the tenant's peer has not acknowledged, at most 1000."""
         with translated():
             entries: Any = await self._client.xrange(f"{self.prefix}events:{tenant}", count=_EVENTS_AT_ONCE)
-        return [PendingEvent(entry, AgentRecord(_decode(fields))) for entry, fields in entries]
+        return [PendingEvent(entry, AgentRecord(decode_hash(fields))) for entry, fields in entries]
 
     async def acknowledge(self, tenant: str, events: Iterable[PendingEvent]) -> None:
         """Forget transitions that the peer has."""
@@ -471,36 +307,3 @@ class Queue:
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=None)
                 if message is not None:
                     yield message["channel"].decode().removeprefix(self.prefix), message["data"].decode()
-
-
-def _held(claim: Claim) -> tuple[str, str, str]:
-    return claim.record.ref.tenant, claim.record.ref.agent_id, claim.token
-
-
-def _decode(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
-
-
-def _ref_of_member(member: bytes) -> AgentRef:
-    agent_id, _, tenant = member.decode().partition(" ")
-    return AgentRef(tenant, agent_id)
-
-
-def _read_claim(answer: Sequence[Any]) -> Claim | None:
-    if not answer:
-        return None
-    token, raw, flat, tenant, agent_id = answer
-    # Whose agent it is says the place where it lay, not the record, which a stranger to the scripts may have written.
-    fields = {**decode_fields(flat), "tenant": tenant.decode(), "id": agent_id.decode()}
-    return Claim(AgentRecord(fields), token.decode(), raw)
-
-
-def _read_kill(text: bytes) -> KillStep | bool:
-    if not text:
-        return True
-    kill = json.loads(text)
-    return KillStep("", kill["grace_s"], kill["cause"], kill["reason"])
-
-
-def _read_described(answer: Sequence[Any]) -> AgentRecord | None:
-    return read_record(answer[1], answer[2]) if answer[0] == b"agent" else None

@@ -18,7 +18,8 @@ from common.exchange import Exchange
 from common.keyring import NodeKeys
 from common.strict_json import encode
 from spoke.agent_record import AgentRecord, TamperedRecord
-from spoke.queue import Queue, Requeue
+from spoke.queue import Queue
+from spoke.queue_terms import Requeue
 from spoke.stored_command import StoredCommands
 
 _TOLD: Final = {

@@ -9,7 +9,8 @@ from common.exchange import Exchange
 from common.peers import Peer
 from common.rotating import RotationIntake
 from spoke.policy import Policy
-from spoke.queue import Queue, Sender
+from spoke.queue import Queue
+from spoke.queue_terms import Sender
 
 
 class Rotating:

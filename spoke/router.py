@@ -26,14 +26,14 @@ from common.peers import Peer
 from spoke.agent_record import AgentRecord, TamperedRecord
 from spoke.decisions import decisions, starts_something
 from spoke.policy import Policy, check_command
-from spoke.queue import (
+from spoke.queue import Queue
+from spoke.queue_terms import (
     Answer,
     FreezeStep,
     KillStep,
     KnownStep,
     Latch,
     NoStep,
-    Queue,
     Sender,
     SpawnStep,
     StatusStep,

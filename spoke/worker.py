@@ -21,7 +21,8 @@ from spoke.attendant import Attendant
 from spoke.held import Held
 from spoke.lease_watch import LeaseWatch
 from spoke.occupancy import Occupancy
-from spoke.queue import LEASE_MS, Claim, Queue
+from spoke.queue import LEASE_MS, Queue
+from spoke.queue_terms import Claim
 
 _log: Final = structlog.get_logger("worker")
 _POLL_S: Final = 1.0

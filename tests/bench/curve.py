@@ -21,7 +21,8 @@ from common.commands import Context, Spawn
 from common.embedded_valkey import EmbeddedValkey
 from common.valkey import connect
 from spoke.policy import UNLIMITED, Policy
-from spoke.queue import Bounds, Claim, KillStep, Queue, Sender, SpawnStep, StatusStep
+from spoke.queue import Queue
+from spoke.queue_terms import Bounds, Claim, KillStep, Sender, SpawnStep, StatusStep
 
 SIZES: Final = (1_000, 10_000, 100_000, 1_000_000)
 BATCH: Final = 500

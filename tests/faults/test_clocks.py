@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 
 from common.errors import RateLimited
 from spoke.lease_watch import LeaseWatch
-from spoke.queue import LEASE_MS, Claim
+from spoke.queue import LEASE_MS
+from spoke.queue_terms import Claim
 from tests.integration.spoke.queue_rig import TENANT, Rig, check_invariants, sender, spawn
 from tests.spoke_node import eventually
 

@@ -13,7 +13,8 @@ from common.embedded_valkey import EmbeddedValkey
 from common.errors import EnvelopeRejected, Unavailable
 from common.valkey import connect
 from common.valkey_connection import SOCKET_NAME
-from spoke.queue import Claim, Queue
+from spoke.queue import Queue
+from spoke.queue_terms import Claim
 from tests.faults.proxy import Proxy
 from tests.integration.spoke.queue_rig import INSTANCE, RAW, TENANT, Rig, check_invariants, kill, sender, spawn
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from common.valkey import connect
-from spoke.queue import Bounds, Queue
+from spoke.queue import Queue
+from spoke.queue_terms import Bounds
 from tests.peer import HubPeer
 from tests.spoke_node import Go, SpokeNode, eventually
 

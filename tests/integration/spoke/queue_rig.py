@@ -16,7 +16,8 @@ from common.commands import Spawn
 from common.ids import uuid7
 from spoke.agent_record import AgentRecord, AgentRef
 from spoke.policy import Policy
-from spoke.queue import Answer, Bounds, Claim, KillStep, Queue, Sender, SpawnStep, Step
+from spoke.queue import Queue
+from spoke.queue_terms import Answer, Bounds, Claim, KillStep, Sender, SpawnStep, Step
 
 INSTANCE: Final = "build-1"
 TENANT: Final = "hub-eu~1"

@@ -13,7 +13,8 @@ from common.commands import content_hash
 from common.errors import EnvelopeRejected, RateLimited
 from spoke.agent_record import AgentRecord, Place
 from spoke.policy import UNLIMITED, Policy
-from spoke.queue import Bounds, KnownStep, NoStep, Queue, Sender, SpawnStep, StatusStep, StepRefused
+from spoke.queue import Queue
+from spoke.queue_terms import Bounds, KnownStep, NoStep, Sender, SpawnStep, StatusStep, StepRefused
 from tests.integration.spoke.queue_rig import (
     INSTANCE,
     OTHER,

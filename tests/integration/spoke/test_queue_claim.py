@@ -15,7 +15,8 @@ from common.embedded_valkey import EmbeddedValkey
 from common.errors import Unavailable
 from common.valkey import connect, connect_blocking
 from spoke.agent_record import AgentRef
-from spoke.queue import LEASE_MS, Bounds, Claim, KillStep, Queue
+from spoke.queue import LEASE_MS, Queue
+from spoke.queue_terms import Bounds, Claim, KillStep
 from tests.integration.spoke.queue_rig import (
     OTHER,
     RAW,

@@ -6,7 +6,8 @@ import pytest
 from redis.asyncio import Redis
 
 from spoke.agent_record import AgentRecord, Place
-from spoke.queue import Bounds, FreezeStep, KillStep, Latch, Queue, StatusStep, StepRefused, ThawStep
+from spoke.queue import Queue
+from spoke.queue_terms import Bounds, FreezeStep, KillStep, Latch, StatusStep, StepRefused, ThawStep
 from tests.integration.spoke.queue_rig import OTHER, TENANT, Rig, check_invariants, id_of, sender, spawn
 
 FREEZE = FreezeStep(id_of(500))

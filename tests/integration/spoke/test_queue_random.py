@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from common.agent_state import TERMINAL
 from common.errors import EnvelopeRejected
 from spoke.policy import UNLIMITED, Policy
-from spoke.queue import Bounds, Claim, NoStep, Sender, StatusStep, Step
+from spoke.queue_terms import Bounds, Claim, NoStep, Sender, StatusStep, Step
 from tests.integration.spoke.queue_rig import OTHER, TENANT, Rig, check_invariants, id_of, kill, sender, spawn
 
 LOCAL: Final = "local"

@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from spoke.agent_record import AgentRecord, AgentRef
-from spoke.queue import Bounds, Requeue, RequeueRefused
+from spoke.queue_terms import Bounds, Requeue, RequeueRefused
 from tests.integration.spoke.queue_rig import RAW, TENANT, Rig, check_invariants, id_of, spawn
 
 OLD, NEW = AgentRef(TENANT, id_of(1)), 100

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from common.valkey import connect
-from spoke.queue import Bounds, Queue, StepRefused
+from spoke.queue import Queue
+from spoke.queue_terms import Bounds, StepRefused
 from tests.integration.spoke.queue_rig import INSTANCE, RAW, id_of, sender, spawn
 
 QUOTA = 25

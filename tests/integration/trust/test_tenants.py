@@ -16,7 +16,8 @@ from redis.asyncio import Redis
 
 from common.embedded_valkey import EmbeddedValkey
 from spoke.agent_record import AgentRecord, Place
-from spoke.queue import Bounds, Queue, StatusStep, StepRefused
+from spoke.queue import Queue
+from spoke.queue_terms import Bounds, StatusStep, StepRefused
 from tests.integration.spoke.queue_rig import OTHER, RAW, TENANT, Rig, check_invariants, id_of, kill, sender, spawn
 from tests.integration.trust.quota_client import QUOTA
 

@@ -13,7 +13,7 @@ from common.errors import COMMAND_RETRYABLE
 from common.ids import uuid7_time_ms
 from common.jose import MAX_ENVELOPE_BYTES
 from spoke.policy import LOCAL_POLICY, Policy
-from spoke.queue import KillStep, KnownStep, NoStep, SpawnStep, StatusStep, StepRefused
+from spoke.queue_terms import KillStep, KnownStep, NoStep, SpawnStep, StatusStep, StepRefused
 from spoke.router import Planned, error_result, fit, plan, refused_by_queue
 from tests.envelopes import NOW_S, SPOKE_KEY, agent_status, id_of, spawn
 
