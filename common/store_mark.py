@@ -67,7 +67,6 @@ class StoreMark:
         """Return the time (s) when no envelope from before the loss can be in its window any more."""
         return self.lost_ms // 1000 + MAX_LIFETIME_S + 2 * skew_s + 1 if self.lost_ms else 0
 
-
     def tell(self, skew_s: int, now_s: float) -> str | None:
         """Return a sentence about the last loss for an operator; None when no envelope from before it can be open."""
         if now_s >= self.windows_closed_s(skew_s):
