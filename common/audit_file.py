@@ -118,13 +118,8 @@ class Audit:
             # Whoever finds no visit to the disk under way begins one; the others wait for it, and perhaps for the next.
             # One that is done is none: to wait for it gives the event loop no turn to tell anybody.
             if self._visit is None or self._visit.done():
-                self._visit = asyncio.get_running_loop().run_in_executor(self._thread, self._sync, number)
-                self._visit.add_done_callback(self._end_visit)
+                self._visit = asyncio.get_running_loop().run_in_executor(self._thread, self._sync)
             await asyncio.shield(self._visit)
-
-    def _end_visit(self, visit: asyncio.Future[None]) -> None:
-        if self._visit is visit:
-            self._visit = None
 
     async def note(self, event: str, **fields: object) -> None:
         """Write a decision as `record` does; where it cannot be written, to the log: for what must not fail, a kill."""
@@ -139,7 +134,8 @@ class Audit:
         What takes trust away is never held up: it goes to the log instead.
         """
         try:
-            self._sync(self._write([Entry(event, fields)], seal="change"))
+            self._write([Entry(event, fields)], seal="change")
+            self._sync()
         except AuditUnavailable:
             if not takes_away(event, fields):
                 raise
@@ -156,7 +152,8 @@ class Audit:
     def seal(self, cause: str) -> None:
         """Write what was counted and a checkpoint, and wait for the disk; raises `AuditUnavailable`."""
         entries = self._refusals.drain() if cause == "stop" else []
-        self._sync(self._write(entries, seal=cause))
+        self._write(entries, seal=cause)
+        self._sync()
 
     async def run(self) -> None:
         """Write refusals and checkpoints when they are due, until cancelled; what fails is tried again."""
@@ -232,11 +229,9 @@ class Audit:
             self._chain.append(self._clock.now_ms(), [Entry(PRUNED, fields)])
             path.unlink()
 
-    def _sync(self, number: int) -> None:
-        """Return when the line `number` is on the disk; in the one thread, or at the start and the end."""
+    def _sync(self) -> None:
+        """Return when every line that was written is on the disk; in the one thread, or at the start and the end."""
         with self._translated():
-            if self._synced >= number:
-                return
             with self._lock:
                 file, written = self._chain.duplicate(), self._chain.head.number
             try:

@@ -163,6 +163,12 @@ class TestCheckpoints:
                 await asyncio.sleep(0.6)
         assert verdict(directory).last == 1
 
+    async def test_are_signed_by_the_keys_that_know_of_rotations(self, directory: AuditDirectory) -> None:
+        with writing(directory) as audit:
+            audit.sign_with(OTHER_KEY)
+            audit.seal("start")
+        assert verify_audit(directory, HUB, [OTHER_KEY.public]).findings == ()
+
     async def test_are_told_to_whoever_collects_the_log(self, directory: AuditDirectory) -> None:
         with capture_logs() as logs, writing(directory) as audit:
             audit.seal("start")
