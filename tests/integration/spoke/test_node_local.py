@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import aiohttp
 import pytest
 
 from tests.peer import HubPeer, new_id
-from tests.spoke_node import Go, SpokeNode, eventually, tables
+from tests.spoke_node import Go, SpokeNode, eventually
 
 NewHub = Callable[[SpokeNode], HubPeer]
 
@@ -188,33 +187,6 @@ async def test_health_and_metrics_need_no_token_on_this_machine(shared: SpokeNod
         text = await response.text()
     assert 'hubspoke_spoke_agents{state="active"}' in text
     assert shared.token not in text
-
-
-def own_address() -> str | None:
-    """An address of this machine that is not loopback, if it has one."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing
-        except OSError:
-            return None
-        return str(probe.getsockname()[0])
-
-
-@pytest.mark.attack(36)
-@pytest.mark.parametrize("remote", [False, True])
-async def test_from_another_machine_only_when_configured(tmp_path: Path, remote: bool) -> None:
-    address = own_address()
-    assert address is not None, "this machine has no address but loopback, so nobody else can reach it"
-    node = SpokeNode(tmp_path, toml=tables(local={"remote": remote}))
-    toml = (node.directory / "spoke.toml").read_text().replace("127.0.0.1:0", "0.0.0.0:0")
-    (node.directory / "spoke.toml").write_text(toml)
-    async with node:
-        node.url = f"http://{address}:{node.url.rpartition(':')[2]}"
-        assert (await node.call("GET", "/queue"))[0] == (200 if remote else 401)
-        for path in ("/queue", "/metrics", "/healthz"):
-            assert (await node.call("GET", path, headers={}))[0] == 401
-        async with aiohttp.ClientSession() as session, session.get(f"{node.url}/federation/v1/identity") as response:
-            assert response.status == 200
 
 
 async def test_what_is_not_there_and_what_is_no_id(shared: SpokeNode) -> None:
