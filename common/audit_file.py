@@ -98,6 +98,11 @@ class Audit:
         """Whether the last attempt to write went well."""
         return self._complaint is None
 
+    def check(self) -> None:
+        """Raise `AuditUnavailable` unless the last attempt to write went well."""
+        if self._complaint is not None:
+            raise AuditUnavailable(self._complaint)
+
     # --- for whoever decides
 
     def intend(self, event: str, **fields: object) -> None:

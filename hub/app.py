@@ -218,7 +218,7 @@ class Parts:
             [
                 *FederationRoutes(intake, joining, metrics, self._own_url).routes(),
                 *links.routes(),
-                *Operations(agents, trust, metrics).routes(),
+                *Operations(agents, trust, metrics, audit).routes(),
                 *(route.to_aiohttp() for route in routes),
                 _openapi_route(routes),
             ]

@@ -6,6 +6,7 @@ from collections import Counter
 
 from aiohttp import web
 
+from common.audit_file import Audit
 from common.clock import SystemClock
 from common.errors import HubspokeError
 from common.http import json_response
@@ -19,10 +20,11 @@ UNAVAILABLE = 503
 class Operations:
     """Handlers that say how the node is."""
 
-    def __init__(self, agents: Agents, trust: TrustSource, metrics: Metrics) -> None:
+    def __init__(self, agents: Agents, trust: TrustSource, metrics: Metrics, audit: Audit) -> None:
         self._agents = agents
         self._trust = trust
         self._metrics = metrics
+        self._audit = audit
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to add to the application."""
@@ -37,11 +39,12 @@ class Operations:
         return json_response({"status": "ok"})
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """Say whether the node can take work: its store and its trust answer, and the store was not just lost."""
+        """Say whether the node takes work: store, trust and audit answer, and the store was not just lost."""
         try:
             await self._agents.check()
             self._trust.current()
             self._agents.store.check_signed(SystemClock().now_ms() // 1000)
+            self._audit.check()
         except HubspokeError as error:
             return json_response({"status": "unavailable", "code": error.code, "detail": error.message}, UNAVAILABLE)
         return json_response({"status": "ready"})

@@ -183,9 +183,10 @@ class LocalApi:
         return json_response({"status": "ok"})
 
     async def _ready(self, _request: web.Request) -> web.Response:
-        """Say whether the node takes work: its store answers, and has not just been lost."""
+        """Say whether the node takes work: its store answers and has not just been lost, and its audit is written."""
         await self._queue.load()
         self._queue.store.check_signed(SystemClock().now_ms() // 1000)
+        self._audit.check()
         return json_response({"status": "ready"})
 
     async def _show_metrics(self, _request: web.Request) -> web.Response:

@@ -54,6 +54,7 @@ class TestSpoke:
         with unwritable(node.directory):
             answer = await hub.post(node, hub.seal(node, refused))
             assert (answer.status, answer.code, answer.headers["Retry-After"]) == (503, "unavailable", "5")
+            assert (await node.call("GET", "/readyz"))[0] == 503
             assert await node.agent(refused["id"]) == {}
             (looked,) = await hub.send(node, hub.about("status", running["id"]))
             assert looked["agent"]["status"] == "running"
@@ -118,6 +119,7 @@ class TestHub:
             with unwritable(node.directory):
                 status, problem = await node.call("POST", "/api/v1/agents", spawn_request(spoke.id))
                 assert (status, problem["code"]) == (503, "unavailable")
+                assert (await node.call("GET", "/readyz"))[0] == 503
                 status, _ = await spoke.post(spoke.seal_events(agent_status(agent_id, status="running", seq=2)))
                 assert status == 503
                 status, _ = await node.call("POST", f"/api/v1/agents/{agent_id}/kill", {})
