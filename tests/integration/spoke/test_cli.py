@@ -392,6 +392,7 @@ async def test_the_doctor_of_a_running_spoke_with_a_hub(shared: SpokeNode) -> No
     assert shared.token not in text
 
 
+@pytest.mark.slow
 async def test_the_doctor_looks_at_hubs(tmp_path: Path) -> None:
     async with SpokeNode(tmp_path) as other:
         key = json.loads(run_in_process(other.directory, "--json", "keys", "show"))["jwk"]
@@ -414,6 +415,7 @@ async def test_the_doctor_looks_at_hubs(tmp_path: Path) -> None:
     assert (code, found[f"hub {other.id}"]["state"]) == (1, "bad"), "it does not answer any more"
 
 
+@pytest.mark.slow
 async def test_the_doctor_misses_programs_and_variables(directory: Path, tmp_path: Path) -> None:
     head = (directory / "spoke.toml").read_text().partition("[valkey]")[0]
     needs = {"profile": "command", "command": ["sh"], "env": ["NO_SUCH_KEY"]}

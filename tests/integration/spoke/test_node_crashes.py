@@ -271,6 +271,7 @@ async def test_a_valkey_killed_while_agents_wait_run_and_end(
 
 
 @pytest.mark.fault(11)
+@pytest.mark.slow
 async def test_without_valkey_nothing_is_promised(node: SpokeNode, hub: HubPeer, origin: Path) -> None:
     os.kill(valkey_of(node), signal.SIGSTOP)
     try:

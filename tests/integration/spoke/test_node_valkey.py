@@ -109,19 +109,25 @@ NOT_DURABLE: dict[str, dict[str, str]] = {
 
 @pytest.mark.parametrize("changes", NOT_DURABLE.values(), ids=NOT_DURABLE)
 async def test_a_server_that_may_lose_what_it_acknowledged_is_refused(
-    tmp_path: Path, start_server: StartServer, changes: dict[str, str], hub: HubPeer, origin: Path
+    tmp_path: Path, start_server: StartServer, changes: dict[str, str]
 ) -> None:
-    url = start_server(**changes)
-    node = SpokeNode(tmp_path, toml=on(url))
+    node = SpokeNode(tmp_path, toml=on(start_server(**changes)))
     done = await node.spoke("serve")
     assert (done.returncode, done.stdout) == (1, "")
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: valkey_not_durable: ")
     assert next(iter(changes)).replace("_", "-") in last
     assert PASSWORD not in done.stderr
+
+
+@pytest.mark.slow
+async def test_whoever_allows_losses_is_told_of_them_at_each_start(
+    tmp_path: Path, start_server: StartServer, hub: HubPeer, origin: Path
+) -> None:
+    url = start_server(appendonly="no")
+    node = SpokeNode(tmp_path, toml=on(url))
     doctor = await node.spoke("doctor")
     assert [line for line in doctor.stdout.splitlines() if line.startswith("bad") and "valkey" in line]
-    # Whoever allows it is told at each start.
     node.configure(on(url, allow_data_loss=True))
     async with node:
         hub.register(node)
