@@ -141,6 +141,9 @@ class Dialer:
 
     async def _dial(self, hub: Peer) -> int:
         """Serve one link from its handshake to its end; returns the close code."""
+        if all(peer.tenant != hub.tenant for peer in self._hubs()):
+            # Suspended or revoked since it was listed: it gets no HELLO of ours.
+            raise EnvelopeRejected("connection_inactive", f"the connection with {hub.instance} is not active any more")
         url = check_peer_url(hub.url or "") + LINK_PATH
         async with dial(self._session, url) as socket:
             async with asyncio.timeout(HANDSHAKE_S):
