@@ -306,3 +306,17 @@ def test_anything_else_is_no_duration(text: str) -> None:
 )
 def test_when_something_was(passed_s: float, text: str) -> None:
     assert relative_time(1_000_000_000 - passed_s, 1_000_000_000) == text
+
+
+def test_what_cannot_be_written_at_the_end_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def fail() -> None:
+        sys.stdout.write("kept in the buffer")
+        raise OSError(errno.EIO, "Input/output error")
+
+    with open("/dev/full", "w") as full:  # noqa: PTH123  # a device, and it stands in for stdout
+        monkeypatch.setattr(sys, "stdout", full)
+        assert run(fail, "hub", []) == 1
+    assert capsys.readouterr().err == "error: system: Input/output error\n"
