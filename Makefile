@@ -44,13 +44,13 @@ lock: ## resolve the dependencies anew into requirements/*.lock
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip --disable-pip-version-check --quiet install uv
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
-	  --no-emit-index-url --no-annotate --no-header \
+	  --no-emit-index-url --no-annotate --no-header --no-strip-extras \
 	  pyproject.toml --group build --output-file requirements/runtime.lock
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
-	  --no-emit-index-url --no-annotate --no-header --constraints requirements/runtime.lock \
+	  --no-emit-index-url --no-annotate --no-header --no-strip-extras --constraints requirements/runtime.lock \
 	  pyproject.toml --group dev --output-file requirements/dev.lock
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
-	  --no-emit-index-url --no-annotate --no-header \
+	  --no-emit-index-url --no-annotate --no-header --no-strip-extras \
 	  --group pyproject.toml:fuzz --output-file requirements/fuzz.lock
 
 # --- use -------------------------------------------------------------------------------------------------
