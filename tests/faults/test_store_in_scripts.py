@@ -32,7 +32,8 @@ class Side:
     accept: Callable[[str], Awaitable[Any]]
 
     async def contents(self) -> dict[bytes, bytes]:
-        keys = sorted([key async for key in self.client.scan_iter(f"{self.prefix}*")])
+        """All of it but the counters of rates: those go away by themselves, a second after the first envelope."""
+        keys = sorted([key async for key in self.client.scan_iter(f"{self.prefix}*") if b":rate:" not in key])
         return {key: await self.client.dump(key) or b"" for key in keys}
 
 

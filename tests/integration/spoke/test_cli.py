@@ -25,6 +25,7 @@ from tests.peer import HubPeer, new_id
 from tests.spoke_node import SPOKE, Go, SpokeNode, eventually, run_in_process, tables
 
 Done = subprocess.CompletedProcess[str]
+AN_ID = "01a2039d-bb00-7000-8000-000000000001"  # of no agent; a fixed one, as the names of cases must not change
 ERROR = re.compile(r"error: [a-z_]+: \S.*\n\Z")
 
 
@@ -128,9 +129,9 @@ async def test_init_can_be_repeated_after_it_failed(tmp_path: Path) -> None:
 
 NEEDS_NODE: list[list[str]] = [
     ["agent", "list"],
-    ["agent", "show", new_id()],
-    ["agent", "kill", new_id()],
-    ["agent", "logs", new_id()],
+    ["agent", "show", AN_ID],
+    ["agent", "kill", AN_ID],
+    ["agent", "logs", AN_ID],
     ["queue"],
     ["drain"],
 ]
@@ -192,7 +193,7 @@ async def test_a_directory_that_is_none(directory: Path, tmp_path: Path, state: 
         ["agent", "nothing"],
         ["agent", "show"],
         ["agent", "list", "--limit", "x"],
-        ["agent", "kill", new_id(), "--grace", "x"],
+        ["agent", "kill", AN_ID, "--grace", "x"],
         ["peer", "add", "hub-eu"],
         ["profile", "test"],
         ["profile", "test", "report", "--timeout", "0"],
@@ -207,7 +208,7 @@ async def test_usage(directory: Path, arguments: list[str]) -> None:
     assert "Usage:" in done.stderr or ERROR.match(done.stderr)
 
 
-@pytest.mark.parametrize("agent_id", ["x", "..", "../../etc/passwd", new_id().upper(), "\x1b[31m", "*"])
+@pytest.mark.parametrize("agent_id", ["x", "..", "../../etc/passwd", AN_ID.upper(), "\x1b[31m", "*"])
 async def test_what_is_no_agent(directory: Path, agent_id: str) -> None:
     for command in ("show", "kill", "logs"):
         refused(await spoke("--dir", directory, "agent", command, agent_id), "invalid")
