@@ -91,6 +91,7 @@ class Pair:
         """Return a context that believes exactly this certificate, whatever name it is for: to reach oneself."""
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
             context.check_hostname = False
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             context.load_verify_locations(self.certificate)
