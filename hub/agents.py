@@ -28,7 +28,7 @@ LIVING: Final = ("pending", "queued", "spawning", "running")
 """What is shown of agents that have not ended, in the order in which they go through it."""
 _SCAN_BUDGET: Final = 10_000
 _REPLAY_MARGIN_S: Final = 60
-_CONTACT: Final = ("contact", "failures", "next", "error", "hello", "frozen")
+_CONTACT: Final = ("contact", "failures", "next", "error", "hello", "frozen", "tried", "answered", "failing")
 _LATCH: Final = ("latch", "latch_id", "latch_state", "latch_error", "latch_killed", "latch_at", "latch_reason")
 
 Argument = str | bytes | int
@@ -70,7 +70,8 @@ class ReplayMark:
 class Contact:
     """How delivery to a spoke goes, and what it told when it last opened a link; times in ms, 0 for never.
 
-    `frozen` is what it said last; `freeze` the latest freeze or thaw, as the API shows it.
+    `frozen` is what it said last; `freeze` the latest freeze or thaw, as the API shows it. `tried_ms` is of the last
+    envelope to it, `answered_ms` of its last answer, `failing_ms` since when none of ours was answered.
     """
 
     last_contact_ms: int
@@ -81,6 +82,9 @@ class Contact:
     hello: dict[str, Any] | None = None
     frozen: bool = False
     freeze: dict[str, Any] | None = None
+    tried_ms: int = 0
+    answered_ms: int = 0
+    failing_ms: int = 0
 
 
 class Agents:
@@ -179,7 +183,7 @@ class Agents:
                 pipeline.zcard(self._keys.outbox(tenant))
                 pipeline.zcard(self._keys.deferred(tenant))
                 known, ready, deferred = await pipeline.execute()
-        contact, failures, following, error, hello, frozen = known[: len(_CONTACT)]
+        contact, failures, following, error, hello, frozen, tried, answered, failing = known[: len(_CONTACT)]
         return Contact(
             last_contact_ms=int(contact or 0),
             failures=int(failures or 0),
@@ -189,6 +193,9 @@ class Agents:
             hello=strict_json.parse(hello) if hello else None,
             frozen=frozen == b"1",
             freeze=_read_latch(known[len(_CONTACT) :]),
+            tried_ms=int(tried or 0),
+            answered_ms=int(answered or 0),
+            failing_ms=int(failing or 0),
         )
 
     async def note_hello(self, hello: Hello, now_ms: int) -> None:

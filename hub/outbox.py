@@ -84,6 +84,15 @@ class NewLatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """An envelope that was not answered: when, the how manieth in a row, when the next one goes (ms)."""
+
+    now_ms: int
+    failures: int
+    next_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Taken:
     """What is to be sent to a spoke next, and when the next deferred command is due (ms, 0 when there is none)."""
 
@@ -143,11 +152,12 @@ class Outbox:
         return Taken(queued, int(float(following or 0)))
 
     async def note_failure(
-        self, tenant: str, commands: Sequence[Queued], error: dict[str, Any], failures: int, next_ms: int
+        self, tenant: str, commands: Sequence[Queued], error: dict[str, Any], failed: Failed
     ) -> None:
         """Note on the commands and on the spoke that an envelope was not answered, and when the next one goes."""
         ids = [command.command_id for command in commands]
-        await self._run("fail", [tenant, strict_json.encode(error), failures, next_ms, *ids])
+        head: list[str | bytes | int] = [failed.now_ms, tenant, strict_json.encode(error)]
+        await self._run("fail", [*head, failed.failures, failed.next_ms, *ids])
 
     async def expire(self, now_ms: int) -> list[str]:
         """Take out what has passed its deadline; returns the agent ids, at most 1000 at once."""

@@ -28,7 +28,7 @@ from common.peers import Peer
 from hub.agents import Agents
 from hub.backoff import delay_s
 from hub.metrics import Metrics
-from hub.outbox import Outbox
+from hub.outbox import Failed, Outbox
 from hub.settlement import GUILTY, Queued, Settlement, error_of, refuse, settle, shown_error
 
 SCAN_S: Final = 1.0
@@ -229,8 +229,9 @@ class Sender:
     async def _back_off(self, lane: _Lane, commands: Sequence[Queued], error: HubspokeError, started: float) -> None:
         lane.failures += 1
         pause_s = delay_s(lane.failures, self._jitter())
-        next_ms = self._clock.now_ms() + int(pause_s * 1000)
-        await self._outbox.note_failure(lane.tenant, commands, error_of(error), lane.failures, next_ms)
+        now_ms = self._clock.now_ms()
+        failed = Failed(now_ms, lane.failures, now_ms + int(pause_s * 1000))
+        await self._outbox.note_failure(lane.tenant, commands, error_of(error), failed)
         await _wait(lane.heard, pause_s)
         await asyncio.sleep(max(0.0, started + _MIN_GAP_S - time.monotonic()))
 

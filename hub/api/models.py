@@ -179,8 +179,9 @@ class FreezeView(TolerantModel):
 class PeerView(TolerantModel):
     """A spoke, its connection, and how delivery to it goes; times are RFC 3339.
 
-    `link` is null while there is none, `told` before there was one. `frozen` is what the spoke said last, `freeze` null
-    before this hub ever asked.
+    `link` is null while there is none, `told` before there was one. `failures` envelopes in a row were not answered,
+    the first of them at `failingSince`; `lastError` says why, and goes when one was answered. `frozen` is what the
+    spoke said last, `freeze` null before this hub ever asked.
     """
 
     id: InstanceId
@@ -193,6 +194,9 @@ class PeerView(TolerantModel):
     created_at: str
     last_contact_at: str | None
     pending: Count
+    last_attempt_at: str | None
+    last_answer_at: str | None
+    failing_since: str | None
     failures: Count
     next_attempt_at: str | None
     last_error: ErrorView | None

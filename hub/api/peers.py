@@ -133,13 +133,20 @@ def peer_view(peer: Peer, contact: Contact | None, link: Link | None = None) -> 
         "url": peer.url,
         "labels": dict(peer.labels),
         "createdAt": rfc3339(peer.created_s * 1000),
-        "lastContactAt": rfc3339(known.last_contact_ms) if known.last_contact_ms else None,
+        "lastContactAt": _time(known.last_contact_ms),
         "pending": known.pending,
+        "lastAttemptAt": _time(known.tried_ms),
+        "lastAnswerAt": _time(known.answered_ms),
+        "failingSince": _time(known.failing_ms),
         "failures": known.failures,
-        "nextAttemptAt": rfc3339(known.next_attempt_ms) if known.next_attempt_ms else None,
+        "nextAttemptAt": _time(known.next_attempt_ms),
         "lastError": known.last_error,
         "link": link and {"since": rfc3339(link.since_ms), "remote": link.remote},
         "told": known.hello and {**known.hello, "at": rfc3339(known.hello["at"])},
         "frozen": None if contact is None else known.frozen,
         "freeze": known.freeze,
     }
+
+
+def _time(epoch_ms: int) -> str | None:
+    return rfc3339(epoch_ms) if epoch_ms else None

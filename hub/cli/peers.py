@@ -196,10 +196,17 @@ def _print_peer(view: dict[str, Any]) -> None:
             "frozen": show_frozen(view),
             "capacity": "-" if not capacity else _show_capacity(capacity, told["at"]),
             "waiting": str(view["pending"]),
-            "retry": "-" if not view["failures"] else f"{view['failures']} failed, {show_time(view['nextAttemptAt'])}",
+            "last attempt": show_time(view["lastAttemptAt"]),
+            "last answer": show_time(view["lastAnswerAt"]),
+            "failing": _show_failing(view),
+            "next attempt": show_time(view["nextAttemptAt"]),
             "last error": "-" if error is None else show_text(f"{error['code']}: {error['detail']}"),
         }
     )
+
+
+def _show_failing(view: dict[str, Any]) -> str:
+    return f"{view['failures']} in a row, since {show_time(view['failingSince'])}" if view["failures"] else "-"
 
 
 def show_frozen(view: dict[str, Any]) -> str:

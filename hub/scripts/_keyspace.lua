@@ -16,7 +16,9 @@
 -- p events                   stream: agent spoke task status seq delivery reason
 -- p replay:<issuer>:<jti>    mark of an envelope that was accepted
 -- p generation, p accepted   which store this is, and how many envelopes it accepted (common/store_mark.py)
--- p peer:<tenant>            hash: contact (ms), failures, next (ms), error, hello (what it told when it opened a link);
+-- p peer:<tenant>            hash: contact (ms), tried (ms of the last envelope to it), answered (ms of its last answer),
+--                            failing (ms since when, only while it does), failures, next (ms), error;
+--                            hello (what it told when it opened a link);
 --                            frozen (1 or 0: what the spoke said); of the latest freeze or thaw: latch (which), latch_id,
 --                            latch_state, latch_error, latch_killed, latch_at (ms), latch_reason; latch_kill_id: the
 --                            freeze that kills and waits

@@ -177,5 +177,14 @@ for i = 0, count - 1 do
   end
 end
 flush()
-redis.call('HSET', p .. 'peer:' .. tenant, 'contact', now, 'failures', 0, 'next', 0, 'error', '')
+local peer = p .. 'peer:' .. tenant
+redis.call('HSET', peer, 'contact', now)
+if ARGV[5] == '' then
+  redis.call('HSET', peer, 'tried', now, 'answered', now)
+end
+-- A spoke that we hear may still be one that we cannot reach: what failed is over when it answered, or nothing waits.
+if ARGV[5] == '' or redis.call('SISMEMBER', p .. 'outboxes', tenant) == 0 then
+  redis.call('HSET', peer, 'failures', 0, 'next', 0, 'error', '')
+  redis.call('HDEL', peer, 'failing')
+end
 return results

@@ -109,6 +109,19 @@ async def test_while_nobody_knows_the_agent_is_pending_and_says_why(node: HubNod
     assert peer["pending"] == 1
     assert peer["nextAttemptAt"] is not None
     assert peer["lastError"]["code"] == "unavailable"
+    assert (peer["lastAnswerAt"], peer["lastContactAt"]) == (None, None)
+    assert peer["failingSince"] <= peer["lastAttemptAt"] <= peer["nextAttemptAt"]
+    # Hearing from it is not reaching it: what waits has still not been answered.
+    await spoke.report(agent_status(new_id()))
+    _, heard = await node.call("GET", f"/api/v1/peers/{spoke.id}")
+    assert heard["lastContactAt"] is not None
+    assert (heard["failingSince"], heard["lastAnswerAt"]) == (peer["failingSince"], None)
+    await spoke.up()
+    await node.until_delivery(agent_id, "delivered")
+    _, reached = await node.call("GET", f"/api/v1/peers/{spoke.id}")
+    assert reached["lastAnswerAt"] >= peer["lastAttemptAt"]
+    failing = ("failures", "failingSince", "nextAttemptAt", "lastError")
+    assert [reached[name] for name in failing] == [0, None, None, None]
 
 
 async def fail_often(node: HubNode, spoke: StandinSpoke, failures: int) -> str:

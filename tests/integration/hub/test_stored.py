@@ -19,7 +19,7 @@ from common.scripts import ScriptSet
 from hub.agents import Agents, Filter, NoSuchAgent, ReplayMark
 from hub.feed import Feed
 from hub.keyspace import Keyspace
-from hub.outbox import NewAgent, NewKill, Outbox
+from hub.outbox import Failed, NewAgent, NewKill, Outbox
 from hub.settlement import Settlement, shown_error
 from tests.envelopes import claims, spoke_peer
 from tests.integration.hub.standin_spoke import agent_status, new_id
@@ -206,7 +206,7 @@ async def test_a_failure_is_noted_on_its_commands_only(stored: Stored) -> None:
     await stored.outcomes(one, two)
     taken = await stored.outbox.take(PEER.tenant, NOW_MS, 1)
     error = shown_error("unavailable", "cannot reach it", retryable=True)
-    await stored.outbox.note_failure(PEER.tenant, taken.commands, error, 3, NOW_MS + 500)
+    await stored.outbox.note_failure(PEER.tenant, taken.commands, error, Failed(NOW_MS, 3, NOW_MS + 500))
     assert (await stored.agents.find(one.agent_id)).delivery == {
         "state": "pending", "attempts": 1, "lastError": error,
     }  # fmt: skip
