@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
 
@@ -21,16 +21,13 @@ from redis.asyncio import Redis
 from common.audit_file import Audit
 from common.clock import Clock, SystemClock
 from common.configuration import EMBEDDED
-from common.connection import Node
 from common.directory import announced, exclusive
 from common.embedded_valkey import EmbeddedValkey
 from common.exchange import Exchange
 from common.http import json_response, problems
 from common.inbox import Inbox
-from common.keyfiles import load_signing_key, load_token
-from common.keyring import SigningKey
 from common.links import Carrier, Links
-from common.own_keys import KeyFiles, OwnKeys
+from common.own_keys import OwnKeys
 from common.post import PostTransport, open_session
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
@@ -38,8 +35,6 @@ from common.scripts import ScriptSet
 from common.serving import serving
 from common.store_guard import MarkFile, StoreGuard, Watched
 from common.store_mark import KnownStore
-from common.tls import Reach
-from common.trust_store import TrustStore
 from common.valkey import check_durability, connect, connect_blocking
 from hub.agents import Agents
 from hub.api.agents import AgentsApi
@@ -49,7 +44,9 @@ from hub.api.many import ManyApi
 from hub.api.openapi import build_openapi
 from hub.api.peers import PeersApi
 from hub.api.route import Route
+from hub.api.webhooks import WebhooksApi
 from hub.auth import Doorkeeper
+from hub.courier import Ways
 from hub.federation_routes import FederationRoutes
 from hub.feed import Feed
 from hub.freezing import Freezing
@@ -60,58 +57,21 @@ from hub.keyspace import Keyspace
 from hub.killing import Killing
 from hub.link_routes import Greeter, LinkRoutes
 from hub.metrics import Metrics
+from hub.node import Hub, Stores, open_stores
 from hub.operations import Operations
 from hub.outbox import Outbox
 from hub.placing import Placing
 from hub.queries import Queries
 from hub.requests import measured
 from hub.sender import Sender
-from hub.settings import HubDirectory, HubSettings
 from hub.spawning import Spawning
-from hub.tokens import TokenStore
+from hub.webhook_post import WebhookPost
+from hub.webhook_progress import ProgressStore
+from hub.webhook_store import WebhookStore
+from hub.webhooks import Webhooks
 
 _log: Final = structlog.get_logger("hub")
 _OPENAPI_PATH: Final = "/api/v1/openapi.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Hub:
-    """One hub before it runs: its directory, settings, key and token, all read and checked."""
-
-    directory: HubDirectory
-    settings: HubSettings
-    key: SigningKey
-    token: str = field(repr=False)
-
-    @classmethod
-    def load(cls, directory: HubDirectory, settings: HubSettings) -> Hub:
-        """Read key and token; raises `KeyFileError`."""
-        key = load_signing_key(directory.key_file(settings.node.id))
-        return cls(directory, settings, key, load_token(directory.token_file))
-
-    @property
-    def me(self) -> Node:
-        """Who we are to the checks of every envelope."""
-        return Node(self.settings.node.id, "hub", self.settings.node.skew_s)
-
-    @property
-    def key_files(self) -> KeyFiles:
-        """Its private keys."""
-        return self.directory.key_files(self.settings.node.id)
-
-    @property
-    def reach(self) -> Reach:
-        """How it dials."""
-        return self.settings.tls.reach(self.directory.path, plain_http=self.settings.node.insecure_plain_http)
-
-    def open_trust(self, audit: Audit) -> TrustStore:
-        """Open the trust store, whose changes are audited; close it when done."""
-        return TrustStore(self.directory.trust_file, self.settings.node.id, self.key.public, audit.tell)
-
-    def open_audit(self) -> Audit:
-        """Return the audit; close it when done."""
-        bounds = self.settings.audit.bounds
-        return Audit(self.directory.audit, self.settings.node.id, self.key, SystemClock(), bounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,26 +81,6 @@ class _Valkey:
     client: Redis
     blocking: Redis
     server: EmbeddedValkey | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """What lies outside Valkey: peers, tokens, and the audit of every change to them."""
-
-    audit: Audit
-    trust: TrustStore
-    tokens: TokenStore
-
-
-@contextmanager
-def open_stores(hub: Hub) -> Iterator[Stores]:
-    """Open them, until the block ends."""
-    with (
-        closing(hub.open_audit()) as audit,
-        closing(hub.open_trust(audit)) as trust,
-        closing(TokenStore(hub.directory.trust_file, audit.tell)) as tokens,
-    ):
-        yield Stores(audit, trust, tokens)
 
 
 @asynccontextmanager
@@ -171,6 +111,17 @@ def _agent_routes(one: AgentsApi, placing: Placing, killing: Killing, clock: Clo
     return [*one.routes(), *ManyApi(one, placing, killing, clock, audit).routes()]
 
 
+def _webhooks(
+    hub: Hub, store: WebhookStore, session: ClientSession, feed: Feed, progress: ProgressStore, metrics: Metrics
+) -> Webhooks:
+    def told(outcome: str) -> None:
+        metrics.webhook_messages.labels(outcome).inc()
+
+    clock, patience_s = SystemClock(), hub.settings.webhooks.give_up_h * 3600
+    post = WebhookPost(session, store, clock)
+    return Webhooks(store, Ways(feed, progress, post, clock, patience_s, told), hub.reach)
+
+
 class Parts:
     """Everything that a running hub is made of, built once its outside things are open."""
 
@@ -179,8 +130,7 @@ class Parts:
         trust, audit = store.trust, store.audit
         self.clock = clock
         self.url = hub.settings.node.url
-        keys, scripts = Keyspace(me.instance), ScriptSet("hub")
-        own_keys = OwnKeys(hub.key_files, trust)
+        keys, scripts, own_keys = Keyspace(me.instance), ScriptSet("hub"), OwnKeys(hub.key_files, trust)
         audit.sign_with(own_keys)
         rotations = RotationStore(trust)
         inbox = Inbox(me, trust)
@@ -198,6 +148,7 @@ class Parts:
         greeter = Greeter(own_keys, inbox, exchange, clock)
         links = LinkRoutes(greeter, self.links, intake, agents, trust, metrics, self.sender.heard)
         self.spawning = spawning = Spawning(trust, agents, outbox, self.sender, clock, metrics)
+        self.webhooks = _webhooks(hub, store.webhooks, session, self.feed, ProgressStore(valkey.client, keys), metrics)
         inviting = Inviting(me.instance, own_keys, trust, clock)
         routes = [
             *_agent_routes(
@@ -208,6 +159,7 @@ class Parts:
                 audit,
             ),
             *EventsApi(self.feed).routes(),
+            *WebhooksApi(self.webhooks).routes(),
             *PeersApi(trust, agents, inviting, self.sender.heard, self._own_url, self.links).routes(),
             *FreezingApi(Freezing(trust, outbox, self.sender, clock), agents, audit).routes(),
         ]
@@ -250,6 +202,7 @@ async def _work(
             group.create_task(audit.run()),
             group.create_task(parts.sender.run()),
             group.create_task(parts.feed.run()),
+            group.create_task(parts.webhooks.run()),
             group.create_task(guard.watch()),
             group.create_task(parts.announcer.run()),
             group.create_task(parts.spawning.enqueuing.run()),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -149,6 +149,33 @@ class HubClient:
     async def thaw(self, instance: str) -> dict[str, Any]:
         """Have a spoke take this hub's spawns again."""
         return await self._call("POST", f"{_API}/peers/{instance}/thaw")
+
+    async def add_webhook(self, url: str, events: Sequence[str] = (), spokes: Sequence[str] = ()) -> dict[str, Any]:
+        """Have `url` told of what happens; the answer holds the secret, which is shown only here."""
+        return await self._call(
+            "POST", f"{_API}/webhooks", body={"url": url, "events": list(events), "spokes": list(spokes)}
+        )
+
+    async def webhooks(self) -> list[dict[str, Any]]:
+        """Return all webhooks."""
+        answer = await self._call("GET", f"{_API}/webhooks")
+        return list(answer["webhooks"])
+
+    async def webhook(self, webhook_id: str) -> dict[str, Any]:
+        """Return one webhook and how it goes."""
+        return await self._call("GET", f"{_API}/webhooks/{webhook_id}")
+
+    async def test_webhook(self, webhook_id: str) -> dict[str, Any]:
+        """Have a message sent now; returns whether it was taken."""
+        return await self._call("POST", f"{_API}/webhooks/{webhook_id}/test")
+
+    async def resume_webhook(self, webhook_id: str) -> dict[str, Any]:
+        """Try one again at once, also when it was given up."""
+        return await self._call("POST", f"{_API}/webhooks/{webhook_id}/resume")
+
+    async def remove_webhook(self, webhook_id: str) -> dict[str, Any]:
+        """Tell one nothing more."""
+        return await self._call("DELETE", f"{_API}/webhooks/{webhook_id}")
 
     async def ready(self) -> dict[str, Any]:
         """Return what `/readyz` says when the node is ready."""

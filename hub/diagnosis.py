@@ -23,7 +23,7 @@ from common.peers import Peer
 from common.post import fetch, open_session
 from common.store_guard import MarkFile
 from common.valkey import check_durability, connect
-from hub.app import Hub
+from hub.node import Hub
 from hub.settings import HubDirectory, load
 
 _CLOCK_LIMIT_S: Final = 10

@@ -42,6 +42,11 @@ class Change:
     delivery: str
     reason: str | None
 
+    @property
+    def at_ms(self) -> int:
+        """When it was recorded here, in ms since the epoch."""
+        return _order(self.event_id)[0]
+
     def to_view(self) -> dict[str, Any]:
         """Return the JSON object of the API."""
         return {
@@ -52,7 +57,7 @@ class Change:
             "seq": self.seq,
             "delivery": self.delivery,
             "reason": self.reason,
-            "at": rfc3339(_order(self.event_id)[0]),
+            "at": rfc3339(self.at_ms),
         }
 
 

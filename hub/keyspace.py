@@ -33,6 +33,11 @@ class Keyspace:
         """The set of tenants for which something waits."""
         return f"{self.prefix}outboxes"
 
+    @property
+    def webhooks(self) -> str:
+        """How far each webhook has been told."""
+        return f"{self.prefix}webhooks"
+
     def agent(self, agent_id: str) -> str:
         """The record of one agent."""
         return f"{self.prefix}agent:{agent_id}"

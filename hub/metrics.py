@@ -37,6 +37,9 @@ class Metrics:
             "Envelopes signed up to this time are refused, because the store was lost; 0 when it never was",
             registry=self.registry,
         )
+        self.webhook_messages = Counter(
+            "hub_webhook_messages", "Messages sent to webhooks, by answer", ["outcome"], registry=self.registry
+        )
         self.peers = Gauge("hub_peers", "Spokes, by state of the connection", ["state"], registry=self.registry)
 
     def render(self) -> bytes:

@@ -39,12 +39,19 @@ class OutboxSection(Section):
     limit: Annotated[int, Field(ge=1)] = 100_000
 
 
+class WebhooksSection(Section):
+    """`[webhooks]`: after how many hours of failing a webhook is given up."""
+
+    give_up_h: Annotated[int, Field(ge=1, le=8760)] = 120
+
+
 class HubSettings(NodeSettings):
     """The whole of `hub.toml`."""
 
     node: NodeSection
     valkey: ValkeySection = ValkeySection()
     outbox: OutboxSection = OutboxSection()
+    webhooks: WebhooksSection = WebhooksSection()
     audit: AuditSection = AuditSection()
     tls: TlsSection = TlsSection()
 
@@ -62,6 +69,11 @@ class HubDirectory(NodeDirectory):
     def token_file(self) -> Path:
         """The bearer token of the admin API."""
         return self.path / "admin.token"
+
+    @property
+    def webhook_key(self) -> Path:
+        """What the secrets of webhooks are derived from; there is none before the first webhook."""
+        return self.path / "webhook.key"
 
 
 def load(directory: HubDirectory) -> HubSettings:

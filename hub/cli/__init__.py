@@ -15,6 +15,10 @@ COMMANDS: Final = {
     "invite": ("hub.cli.invites:invite", "Make a one-time invite for a spoke; list and withdraw them."),
     "peer": ("hub.cli.peers:peer", "Spokes: add, list, show, approve, suspend, resume, revoke."),
     "token": ("hub.cli.tokens:token", "Tokens of a scope, for people and programs."),
+    "webhook": (
+        "hub.cli.webhooks:webhook",
+        "Programs that are told what happens: add, list, show, test, resume, remove.",
+    ),
     "audit": ("hub.cli.audit:audit", "What was decided here, and whether somebody changed that."),
     "keys": ("hub.cli.keys:keys", "This hub's own key: show, rotate."),
     "spawn": ("hub.cli.spawn:spawn", "Start an agent on a spoke, or on many."),

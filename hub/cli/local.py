@@ -15,9 +15,9 @@ from common.directory import announced_url
 from common.keyfiles import load_token
 from common.listen_address import parse_listen
 from common.logs import configure_quietly
-from hub.app import Hub
 from hub.cli.output import invocation
 from hub.client import HubClient
+from hub.node import Hub
 from hub.settings import HubDirectory, HubSettings, load
 from hub.tokens import TokenStore
 

@@ -14,6 +14,7 @@
 -- p agents, p spoke:<spoke>, p shown:<what is shown>, p task:<task id>
 --                            sorted sets with score 0: agent ids in lexical order, which is the order of time
 -- p events                   stream: agent spoke task status seq delivery reason
+-- p webhooks                 hash: how far a webhook has been told and how that goes (JSON), by the webhook's id
 -- p replay:<issuer>:<jti>    mark of an envelope that was accepted
 -- p generation, p accepted   which store this is, and how many envelopes it accepted (common/store_mark.py)
 -- p peer:<tenant>            hash: contact (ms), tried (ms of the last envelope to it), answered (ms of its last answer),

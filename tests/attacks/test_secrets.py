@@ -10,7 +10,7 @@ import pytest
 from common.configuration import ValkeySection
 from common.invites import Invite, encode_secret
 from common.keyring import OwnedKey
-from hub.app import Hub
+from hub.node import Hub
 from hub.settings import HubDirectory, HubSettings
 from spoke.app import Spoke
 from spoke.local_api import Access

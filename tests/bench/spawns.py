@@ -26,8 +26,9 @@ from common.post import open_session
 from common.strict_json import encode
 from common.trust_store import NewPeer
 from hub.agents import Agents
-from hub.app import Hub, open_stores, open_valkey
 from hub.app import Parts as HubParts
+from hub.app import open_valkey
+from hub.node import Hub, open_stores
 from hub.settings import HubDirectory, load
 from hub.settlement import Settlement
 from hub.setup import set_up

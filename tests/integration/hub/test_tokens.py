@@ -34,6 +34,12 @@ NEEDS: dict[tuple[str, str], Scope] = {
     ("POST", "/api/v1/peers/{id}/freeze"): "operate",
     ("POST", "/api/v1/peers/{id}/thaw"): "operate",
     ("POST", "/api/v1/invites"): "admin",
+    ("POST", "/api/v1/webhooks"): "admin",
+    ("GET", "/api/v1/webhooks"): "admin",
+    ("GET", "/api/v1/webhooks/{id}"): "admin",
+    ("DELETE", "/api/v1/webhooks/{id}"): "admin",
+    ("POST", "/api/v1/webhooks/{id}/test"): "admin",
+    ("POST", "/api/v1/webhooks/{id}/resume"): "admin",
 }
 """What each route of the hub takes. A route that is missing here fails the first test: decide, then add it."""
 
