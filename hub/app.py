@@ -63,6 +63,7 @@ from hub.outbox import Outbox
 from hub.placing import Placing
 from hub.queries import Queries
 from hub.requests import measured
+from hub.retention import Bounds, Retention
 from hub.sender import Sender
 from hub.spawning import Spawning
 from hub.webhook_post import WebhookPost
@@ -122,6 +123,12 @@ def _webhooks(
     return Webhooks(store, Ways(feed, progress, post, clock, patience_s, told), hub.reach)
 
 
+def _retention(hub: Hub, client: Redis, keys: Keyspace, scripts: ScriptSet, metrics: Metrics) -> Retention:
+    kept = hub.settings.retention
+    bounds = Bounds(kept.ended_days, kept.ended_agents)
+    return Retention(client, keys, scripts, bounds, SystemClock(), metrics.agents_pruned.inc)
+
+
 class Parts:
     """Everything that a running hub is made of, built once its outside things are open."""
 
@@ -139,14 +146,16 @@ class Parts:
         self.store = KnownStore(me.skew_s)
         self.agents = agents = Agents(valkey.client, keys, scripts, self.store)
         outbox = Outbox(valkey.client, keys, scripts, hub.settings.outbox.limit)
+        self.retention = _retention(hub, valkey.client, keys, scripts, metrics)
         self.sender = Sender(outbox, agents, exchange, trust, clock, metrics)
         self.feed = Feed(valkey.client, valkey.blocking, keys)
         rotation_intake = RotationIntake(me.instance, rotations, clock, hub.settings.node.overlap_s)
         intake = Intake(me, inbox, agents, exchange, clock, metrics, rotation_intake, audit, self.sender.heard)
         self.announcer = Announcer(hub.key_files, own_keys, rotations, exchange, trust.current, clock)
         joining = Joining(me, own_keys, trust, agents, exchange, clock, self.sender.heard)
-        greeter = Greeter(own_keys, inbox, exchange, clock)
-        links = LinkRoutes(greeter, self.links, intake, agents, trust, metrics, self.sender.heard)
+        links = LinkRoutes(
+            Greeter(own_keys, inbox, exchange, clock), self.links, intake, agents, trust, metrics, self.sender.heard
+        )
         self.spawning = spawning = Spawning(trust, agents, outbox, self.sender, clock, metrics)
         self.webhooks = _webhooks(hub, store.webhooks, session, self.feed, ProgressStore(valkey.client, keys), metrics)
         inviting = Inviting(me.instance, own_keys, trust, clock)
@@ -203,6 +212,7 @@ async def _work(
             group.create_task(parts.sender.run()),
             group.create_task(parts.feed.run()),
             group.create_task(parts.webhooks.run()),
+            group.create_task(parts.retention.run()),
             group.create_task(guard.watch()),
             group.create_task(parts.announcer.run()),
             group.create_task(parts.spawning.enqueuing.run()),

@@ -37,6 +37,9 @@ class Metrics:
             "Envelopes signed up to this time are refused, because the store was lost; 0 when it never was",
             registry=self.registry,
         )
+        self.agents_pruned = Counter(
+            "hub_agents_pruned", "Ended agents that the retention let go", registry=self.registry
+        )
         self.webhook_messages = Counter(
             "hub_webhook_messages", "Messages sent to webhooks, by answer", ["outcome"], registry=self.registry
         )

@@ -30,6 +30,10 @@ url = "embedded"                    # or redis://…, rediss://…, unix://…
 
 [outbox]
 limit = 100000                      # commands that may wait for one spoke
+
+[retention]
+ended_days = 30                     # how long agents that ended are kept; 0 for ever
+ended_agents = 100000               # how many of them at most; 0 is no bound
 """
 
 
@@ -45,6 +49,13 @@ class WebhooksSection(Section):
     give_up_h: Annotated[int, Field(ge=1, le=8760)] = 120
 
 
+class RetentionSection(Section):
+    """`[retention]`: for how many days, and how many, agents that ended are kept; 0 is no bound."""
+
+    ended_days: Annotated[int, Field(ge=0, le=36_500)] = 30
+    ended_agents: Annotated[int, Field(ge=0)] = 100_000
+
+
 class HubSettings(NodeSettings):
     """The whole of `hub.toml`."""
 
@@ -52,6 +63,7 @@ class HubSettings(NodeSettings):
     valkey: ValkeySection = ValkeySection()
     outbox: OutboxSection = OutboxSection()
     webhooks: WebhooksSection = WebhooksSection()
+    retention: RetentionSection = RetentionSection()
     audit: AuditSection = AuditSection()
     tls: TlsSection = TlsSection()
 

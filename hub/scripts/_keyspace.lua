@@ -13,6 +13,7 @@
 --                            `shown` is the status, or refused or expired where no spoke will ever say one
 -- p agents, p spoke:<spoke>, p shown:<what is shown>, p task:<task id>
 --                            sorted sets with score 0: agent ids in lexical order, which is the order of time
+-- p ended                    sorted set: agent ids by the time (ms) at which this hub learned of their end
 -- p events                   stream: agent spoke task status seq delivery reason
 -- p webhooks                 hash: how far a webhook has been told and how that goes (JSON), by the webhook's id
 -- p replay:<issuer>:<jti>    mark of an envelope that was accepted
@@ -65,13 +66,18 @@ local function flush()
   end
 end
 
--- Moves an agent from the index of what was shown of it (nil for a new one) to that of what is shown now.
-local function show(id, before, shown)
+local ENDED = {completed = true, failed = true, killed = true, refused = true, expired = true}
+
+-- Moves an agent from the index of what was shown of it (nil for a new one) to that of what is shown now (ms).
+local function show(id, before, shown, now)
   if before ~= shown then
     if before then
       place(p .. 'shown:' .. before, id, false)
     end
     place(p .. 'shown:' .. shown, id, 0)
+    if ENDED[shown] or ENDED[before] then
+      place(p .. 'ended', id, ENDED[shown] and now or false)
+    end
   end
 end
 

@@ -46,7 +46,7 @@ local function write(agent)
 end
 
 local function show_as(agent, shown)
-  show(agent.id, agent.shown, shown)
+  show(agent.id, agent.shown, shown, now)
   set(agent, 'shown', shown)
 end
 
