@@ -5,12 +5,13 @@ VENV        ?= .venv
 PYTEST_ARGS ?=
 WORKERS     ?= 3
 SECONDS     ?= 60
+SPOKES      ?= 1000
 BIN         := $(VENV)/bin
 PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast test-sandbox fuzz lint format bench chaos lock ci clean
+.PHONY: help install dev demo test test-fast test-sandbox fuzz lint format bench bench-crowd chaos lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -99,6 +100,9 @@ chaos: dev ## kill everything at random under load, then check the promises: mak
 
 bench: dev ## throughput and latency, measured on this machine
 	$(BIN)/python -m tests.bench
+
+bench-crowd: dev ## a thousand spokes on links: memory, a spawn to each, all coming back at once: make bench-crowd SPOKES=1000
+	$(BIN)/python -m tests.bench.crowd --spokes $(SPOKES)
 
 ci: ## what continuous integration runs, in an environment of its own
 	.ci/run

@@ -177,26 +177,19 @@ class Agents:
 
     async def contact(self, tenant: str) -> Contact:
         """Return how delivery to a spoke goes."""
+        (contact,) = await self.contacts([tenant])
+        return contact
+
+    async def contacts(self, tenants: Sequence[str]) -> list[Contact]:
+        """Return how delivery to each of these spokes goes, in order: one round trip, however many they are."""
         with translated():
             async with self._client.pipeline(transaction=False) as pipeline:
-                pipeline.hmget(self._keys.contact(tenant), [*_CONTACT, *_LATCH])
-                pipeline.zcard(self._keys.outbox(tenant))
-                pipeline.zcard(self._keys.deferred(tenant))
-                known, ready, deferred = await pipeline.execute()
-        contact, failures, following, error, hello, frozen, tried, answered, failing = known[: len(_CONTACT)]
-        return Contact(
-            last_contact_ms=int(contact or 0),
-            failures=int(failures or 0),
-            next_attempt_ms=int(following or 0),
-            last_error=strict_json.parse(error) if error else None,
-            pending=ready + deferred,
-            hello=strict_json.parse(hello) if hello else None,
-            frozen=frozen == b"1",
-            freeze=_read_latch(known[len(_CONTACT) :]),
-            tried_ms=int(tried or 0),
-            answered_ms=int(answered or 0),
-            failing_ms=int(failing or 0),
-        )
+                for tenant in tenants:
+                    pipeline.hmget(self._keys.contact(tenant), [*_CONTACT, *_LATCH])
+                    pipeline.zcard(self._keys.outbox(tenant))
+                    pipeline.zcard(self._keys.deferred(tenant))
+                answers = await pipeline.execute()
+        return [_read_contact(*answers[at : at + 3]) for at in range(0, len(answers), 3)]
 
     async def note_hello(self, hello: Hello, now_ms: int) -> None:
         """Keep what a spoke told of itself when it opened a link, which is also a contact."""
@@ -204,6 +197,23 @@ class Agents:
         told = strict_json.encode({"capacity": capacity, "labels": dict(hello.labels), "at": now_ms})
         with translated():
             await self._client.hset(self._keys.contact(hello.peer.tenant), mapping={"contact": now_ms, "hello": told})
+
+
+def _read_contact(known: Sequence[bytes | None], ready: int, deferred: int) -> Contact:
+    contact, failures, following, error, hello, frozen, tried, answered, failing = known[: len(_CONTACT)]
+    return Contact(
+        last_contact_ms=int(contact or 0),
+        failures=int(failures or 0),
+        next_attempt_ms=int(following or 0),
+        last_error=strict_json.parse(error) if error else None,
+        pending=ready + deferred,
+        hello=strict_json.parse(hello) if hello else None,
+        frozen=frozen == b"1",
+        freeze=_read_latch(known[len(_CONTACT) :]),
+        tried_ms=int(tried or 0),
+        answered_ms=int(answered or 0),
+        failing_ms=int(failing or 0),
+    )
 
 
 def _read_latch(values: Sequence[bytes | None]) -> dict[str, Any] | None:

@@ -47,6 +47,7 @@ from hub.api.route import Route
 from hub.api.webhooks import WebhooksApi
 from hub.auth import Doorkeeper
 from hub.courier import Ways
+from hub.descriptors import raise_limit
 from hub.federation_routes import FederationRoutes
 from hub.feed import Feed
 from hub.freezing import Freezing
@@ -226,6 +227,7 @@ async def _work(
 
 async def serve(hub: Hub, ready: Callable[[str], None]) -> None:
     """Run until SIGTERM or SIGINT; calls `ready` with the URL once requests are taken."""
+    raise_limit()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -57,7 +57,7 @@ class Operations:
             self._metrics.peers.labels(state).set(states[state])
         store = self._agents.store
         self._metrics.store_refuses_until.set(store.mark.refuses_until_s(store.skew_s))
-        for peer in peers:
-            contact = await self._agents.contact(peer.tenant)
+        contacts = await self._agents.contacts([peer.tenant for peer in peers])
+        for peer, contact in zip(peers, contacts, strict=True):
             self._metrics.outbox_pending.labels(peer.instance).set(contact.pending)
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})

@@ -75,10 +75,10 @@ class Placing:
             peers = [active_spoke(self.trust, batch.spoke)]
         else:
             peers = [peer for peer in self.trust.current().peers() if (peer.kind, peer.state) == ("spoke", "active")]
-        known = [(peer, await self.agents.contact(peer.tenant)) for peer in peers]
+        contacts = await self.agents.contacts([peer.tenant for peer in peers])
         return [
             (peer, contact)
-            for peer, contact in known
+            for peer, contact in zip(peers, contacts, strict=True)
             if has_labels(batch.labels or {}, peer.labels, (contact.hello or {}).get("labels", {}))
         ]
 

@@ -84,7 +84,10 @@ class PeersApi:
 
     async def list(self, _request: web.Request) -> web.Response:
         """List peers, by id."""
-        return json_response({"peers": [await self._view(peer) for peer in self._trust.current().peers()]})
+        peers = self._trust.current().peers()
+        contacts = await self._agents.contacts([peer.tenant for peer in peers])
+        links = [self._links.find(peer.tenant) for peer in peers]
+        return json_response({"peers": list(map(peer_view, peers, contacts, links))})
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one peer."""
