@@ -355,6 +355,10 @@ async def test_the_description_has_every_route_and_no_dangling_reference(node: H
         "/api/v1/peers/{id}/freeze",
         "/api/v1/peers/{id}/thaw",
         "/api/v1/invites",
+        "/api/v1/webhooks",
+        "/api/v1/webhooks/{id}",
+        "/api/v1/webhooks/{id}/test",
+        "/api/v1/webhooks/{id}/resume",
     }
     text = json.dumps(document)
     defined = document["components"]["schemas"]
