@@ -19,6 +19,7 @@ from common.peers import Peer
 from common.scripts import ScriptSet
 from common.store_mark import KnownStore, StoreMark
 from common.valkey import translated
+from hub.answers import Error, Freeze
 from hub.keyspace import Keyspace
 from hub.records import FIELDS, AgentRecord, parse_record
 from hub.settlement import Settlement
@@ -77,11 +78,11 @@ class Contact:
     last_contact_ms: int
     failures: int
     next_attempt_ms: int
-    last_error: dict[str, Any] | None
+    last_error: Error | None
     pending: int
     hello: dict[str, Any] | None = None
     frozen: bool = False
-    freeze: dict[str, Any] | None = None
+    freeze: Freeze | None = None
     tried_ms: int = 0
     answered_ms: int = 0
     failing_ms: int = 0
@@ -216,8 +217,11 @@ def _read_contact(known: Sequence[bytes | None], ready: int, deferred: int) -> C
     )
 
 
-def _read_latch(values: Sequence[bytes | None]) -> dict[str, Any] | None:
-    kind, command_id, state, error, killed, at, reason = ((value or b"").decode() for value in values)
+def _read_latch(values: Sequence[bytes | None]) -> Freeze | None:
+    texts: list[Any] = [(value or b"").decode() for value in values]
+    kind, command_id, state, error, killed, at, reason = texts
+    if not command_id:
+        return None
     return {
         "asked": kind,
         "commandId": command_id,
@@ -226,7 +230,7 @@ def _read_latch(values: Sequence[bytes | None]) -> dict[str, Any] | None:
         "killed": int(killed) if killed else None,
         "reason": reason or None,
         "at": rfc3339(int(at)),
-    } if command_id else None  # fmt: skip
+    }
 
 
 def _arguments(settlement: Settlement) -> list[Argument]:

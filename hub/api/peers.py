@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -15,6 +15,7 @@ from common.links import Links
 from common.peers import ConnectionState, Peer
 from common.trust_store import TrustStore
 from hub.agents import Agents, Contact
+from hub.answers import Peer as PeerAnswer
 from hub.api.models import ApproveRequest, InviteRequest, InviteView, PeerList, PeerView
 from hub.api.route import Route
 from hub.inviting import Inviting
@@ -79,7 +80,7 @@ class PeersApi:
             raise NoSuchSpoke("there is no such peer here; see hub peer list")
         return peer
 
-    async def _view(self, peer: Peer) -> dict[str, Any]:
+    async def _view(self, peer: Peer) -> PeerAnswer:
         return peer_view(peer, await self._agents.contact(peer.tenant), self._links.find(peer.tenant))
 
     async def list(self, _request: web.Request) -> web.Response:
@@ -121,7 +122,7 @@ class PeersApi:
         return json_response(answer, _CREATED)
 
 
-def peer_view(peer: Peer, contact: Contact | None, link: Link | None = None) -> dict[str, Any]:
+def peer_view(peer: Peer, contact: Contact | None, link: Link | None = None) -> PeerAnswer:
     """Return the JSON object of a peer; without `contact` the node was not asked how delivery goes."""
     known = contact or Contact(0, 0, 0, None, 0)
     return {
@@ -144,7 +145,7 @@ def peer_view(peer: Peer, contact: Contact | None, link: Link | None = None) -> 
         "failures": known.failures,
         "nextAttemptAt": _time(known.next_attempt_ms),
         "lastError": known.last_error,
-        "link": link and {"since": rfc3339(link.since_ms), "remote": link.remote},
+        "link": None if link is None else {"since": rfc3339(link.since_ms), "remote": link.remote},
         "told": known.hello and {**known.hello, "at": rfc3339(known.hello["at"])},
         "frozen": None if contact is None else known.frozen,
         "freeze": known.freeze,

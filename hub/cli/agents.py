@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from common.command_line import print_facts, print_json, print_table
 from hub.cli.frame import node_options
 from hub.cli.output import invocation, show_text, show_time
+
+if TYPE_CHECKING:
+    from hub.answers import Agent, AgentPage
 
 
 def check_agent_id(_context: click.Context, _parameter: click.Parameter, agent_id: str | None) -> str | None:
@@ -32,7 +35,7 @@ def status(agent_id: str, live: bool) -> None:
     """Show one agent."""
     from hub.cli.local import ask, client
 
-    async def find() -> dict[str, Any]:
+    async def find() -> Agent:
         async with client() as hub:
             return await hub.agent(agent_id, live=live)
 
@@ -48,13 +51,12 @@ def status(agent_id: str, live: bool) -> None:
 @node_options
 def list_agents(**query: Any) -> None:
     """List agents, newest first."""
+    from hub.answers import shown
     from hub.cli.local import ask, client
-    from hub.client import shown
 
-    async def find() -> dict[str, Any]:
+    async def find() -> AgentPage:
         async with client() as hub:
-            wanted = {**query, "taskId": query["task_id"]}
-            return await hub.agents({name: wanted[name] for name in wanted if wanted[name] and name != "task_id"})
+            return await hub.agents(**query)
 
     page = ask(find())
     if invocation().as_json:
@@ -102,14 +104,14 @@ def wait(agent_id: str) -> None:
     from hub.cli.following import wait_for
     from hub.cli.local import ask, client
 
-    async def follow() -> dict[str, Any]:
+    async def follow() -> Agent:
         async with client() as hub:
             return await wait_for(hub, agent_id)
 
     finish(ask(follow()))
 
 
-def finish(agent: dict[str, Any]) -> None:
+def finish(agent: Agent) -> None:
     """Print an agent that has ended, and raise `AgentEnded` unless it completed."""
     from hub.cli.following import check_completed
 
@@ -117,7 +119,7 @@ def finish(agent: dict[str, Any]) -> None:
     check_completed(agent)
 
 
-def print_agent(agent: dict[str, Any]) -> None:
+def print_agent(agent: Agent) -> None:
     """Print one agent."""
     if invocation().as_json:
         print_json(agent)
@@ -127,8 +129,8 @@ def print_agent(agent: dict[str, Any]) -> None:
     _print_result(agent["result"])
 
 
-def _facts(agent: dict[str, Any]) -> dict[str, str]:
-    from hub.client import shown
+def _facts(agent: Agent) -> dict[str, str]:
+    from hub.answers import shown
 
     context, delivery, kill_state = agent["context"] or {}, agent["delivery"], agent["kill"]
     error = delivery["lastError"]

@@ -12,9 +12,10 @@ from hub.cli.frame import check_spoke, confirmed, node_options
 from hub.cli.output import invocation, show_text
 
 if TYPE_CHECKING:
+    from hub.answers import Freeze
     from hub.client import HubClient
 
-    _Act = Callable[[HubClient, str], Awaitable[dict[str, Any]]]
+    _Act = Callable[[HubClient, str], Awaitable[Freeze]]
 
 
 def _chosen(spoke: str | None, everywhere: bool) -> None:

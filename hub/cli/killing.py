@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,9 @@ from common.command_line import complain, print_json
 from hub.cli.agents import check_agent_id
 from hub.cli.frame import check_spoke, confirmed, node_options
 from hub.cli.output import invocation, show_text
+
+if TYPE_CHECKING:
+    from hub.answers import KillAsked, KilledMany
 
 
 @click.command()
@@ -23,9 +26,8 @@ from hub.cli.output import invocation, show_text
 @node_options
 def kill(agent_id: str | None, everything: bool, yes: bool, grace_s: int | None, **options: Any) -> None:
     """Stop AGENT, or all agents that fit; an agent that has ended is left as it is."""
-    wanted = {"graceS": grace_s, "reason": options["reason"]}
-    selector = {"taskId": options["task"], "spoke": options["spoke"], "all": everything or None}
-    selected = [each for each in selector.values() if each is not None]
+    selector = {"task_id": options["task"], "spoke": options["spoke"], "everything": everything}
+    selected = [each for each in selector.values() if each]
     if bool(selected) == (agent_id is not None) or (everything and len(selected) > 1):
         raise click.UsageError("name an AGENT; or --task, --spoke or both; or say --all")
     if agent_id is not None:
@@ -33,13 +35,13 @@ def kill(agent_id: str | None, everything: bool, yes: bool, grace_s: int | None,
         return
     if everything and not confirmed("Stop every agent on every spoke?", yes=yes):
         raise click.Abort
-    _kill_many({name: value for name, value in {**wanted, **selector}.items() if value is not None})
+    _kill_many({**selector, "grace_s": grace_s, "reason": options["reason"]})
 
 
 def _kill_one(agent_id: str, grace_s: int | None, reason: str | None) -> None:
     from hub.cli.local import ask, client
 
-    async def stop() -> dict[str, Any]:
+    async def stop() -> KillAsked:
         async with client() as hub:
             return await hub.kill(agent_id, grace_s=grace_s, reason=reason)
 
@@ -55,9 +57,9 @@ def _kill_one(agent_id: str, grace_s: int | None, reason: str | None) -> None:
 def _kill_many(request: dict[str, Any]) -> None:
     from hub.cli.local import ask, client
 
-    async def stop() -> dict[str, Any]:
+    async def stop() -> KilledMany:
         async with client() as hub:
-            return await hub.kill_many(request)
+            return await hub.kill_many(**request)
 
     answer = ask(stop())
     if invocation().as_json:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from common.command_line import print_facts, print_json, print_table
 from hub.cli.frame import node_options
 from hub.cli.output import invocation, show_text, show_time
+
+if TYPE_CHECKING:
+    from hub.answers import Peer
 
 
 @click.group()
@@ -156,18 +159,18 @@ def _change(instance: str, state: Any) -> None:
     _print_peer(view)
 
 
-def _plain(found: Any) -> dict[str, Any]:
+def _plain(found: Any) -> Peer:
     from hub.api.peers import peer_view
 
     return peer_view(found, None)
 
 
-def _from_node() -> dict[str, dict[str, Any]]:
+def _from_node() -> dict[str, Peer]:
     """Return what the running node says of each spoke; nothing when it is down."""
     from common.errors import HubspokeError
     from hub.cli.local import ask, client
 
-    async def peers() -> list[dict[str, Any]]:
+    async def peers() -> list[Peer]:
         async with client() as hub:
             return await hub.peers()
 
@@ -177,12 +180,12 @@ def _from_node() -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _print_peer(view: dict[str, Any]) -> None:
+def _print_peer(view: Peer) -> None:
     if invocation().as_json:
         print_json(view)
         return
-    error, link, told = view["lastError"], view["link"], view["told"]
-    capacity = told and told["capacity"]
+    error, link, told = view["lastError"], view["link"], view["told"] or {}
+    capacity = told.get("capacity")
     print_facts(
         {
             "spoke": view["id"],
@@ -205,11 +208,11 @@ def _print_peer(view: dict[str, Any]) -> None:
     )
 
 
-def _show_failing(view: dict[str, Any]) -> str:
+def _show_failing(view: Peer) -> str:
     return f"{view['failures']} in a row, since {show_time(view['failingSince'])}" if view["failures"] else "-"
 
 
-def show_frozen(view: dict[str, Any]) -> str:
+def show_frozen(view: Peer) -> str:
     """Return whether a spoke is frozen, and what was asked of it since."""
     if view["frozen"] is None:
         return "-"

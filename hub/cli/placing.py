@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from common.command_line import complain, print_json
+from hub.answers import Agent, Placed, shown
 from hub.cli.output import invocation, show_text
-from hub.client import HubClient, NodeUnreachable, shown
+from hub.client import HubClient, Work
 from hub.records import ENDED
 
-_POLL_S: Final = 0.5
-_PATIENCE: Final = 20
-"""So many failures in a row are waited out: a hub that restarts."""
 
-
-async def place(batch: dict[str, Any], *, wait: bool) -> bool:
-    """Start the batch and print what became of each agent; returns whether all were taken, with `wait` completed."""
+async def place(work: Work, *, wait: bool, **where: Any) -> bool:
+    """Start the work and print what became of each agent; returns whether all were taken, with `wait` completed."""
     from hub.cli.local import client
 
     async with client() as hub:
-        answer = await hub.place(batch)
+        answer = await hub.place(work, **where)
         _print_answer(answer)
         spokes = {each["agentId"]: each["spoke"] for each in answer["agents"] if "error" not in each}
         if not wait:
             return not answer["refused"]
-        ended = await _wait_for_all(hub, batch["taskId"], spokes)
+        ended = await _wait_for_all(hub, work.task_id or answer["batchId"], spokes)
     if invocation().as_json:
         print_json({"agents": list(ended.values())})
     return not answer["refused"] and all(shown(agent) == "completed" for agent in ended.values())
 
 
-def _print_answer(answer: dict[str, Any]) -> None:
+def _print_answer(answer: Placed) -> None:
     if invocation().as_json:
         print_json({name: answer[name] for name in ("batchId", "accepted", "refused", "agents") if name in answer})
     for each in answer["agents"]:
@@ -45,9 +41,9 @@ def _print_answer(answer: dict[str, Any]) -> None:
             click.echo(f"{each['agentId']} {show_text(each['spoke'])}")
 
 
-async def _wait_for_all(hub: HubClient, task_id: str, spokes: dict[str, str]) -> dict[str, dict[str, Any]]:
+async def _wait_for_all(hub: HubClient, task_id: str, spokes: dict[str, str]) -> dict[str, Agent]:
     """Return the agents once all have ended; writes a line to stderr as each does."""
-    ended: dict[str, dict[str, Any]] = {}
+    ended: dict[str, Agent] = {}
     async with aclosing(_changed(hub, task_id, spokes)) as changed:
         while len(ended) < len(spokes):
             agent_id = await anext(changed)
@@ -63,15 +59,7 @@ async def _wait_for_all(hub: HubClient, task_id: str, spokes: dict[str, str]) ->
 
 async def _changed(hub: HubClient, task_id: str, agent_ids: Collection[str]) -> AsyncGenerator[str, None]:
     """Yield the agents to look at: all of them whenever the stream begins or may have a gap, then those that change."""
-    position, failures = "", 0
-    while True:
-        try:
-            async for event in hub.events({"taskId": task_id}, position):
-                failures, position = 0, event.event_id or position
-                for agent_id in [event.data["agentId"]] if event.event == "agent" else list(agent_ids):
-                    yield agent_id
-        except NodeUnreachable:
-            failures += 1
-            if failures > _PATIENCE:
-                raise
-            await asyncio.sleep(_POLL_S)
+    async with aclosing(hub.follow({"taskId": task_id})) as events:
+        async for event in events:
+            for agent_id in [event.change["agentId"]] if event.event == "agent" else list(agent_ids):
+                yield agent_id

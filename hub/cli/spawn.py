@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from common.command_line import print_json
 from hub.cli.frame import node_options
 from hub.cli.output import invocation
+
+if TYPE_CHECKING:
+    from hub.answers import Agent
+    from hub.work import Work
 
 
 @click.command()
@@ -44,7 +48,7 @@ def spawn(wait: bool, follow: bool, **options: Any) -> None:
         return
     if options["spoke"] is None:
         raise click.UsageError("name a SPOKE; or say --all, --label or --count")
-    ended = ask(_spawn(_request(options), wait=wait, follow=follow))
+    ended = ask(_spawn(options, wait=wait, follow=follow))
     if ended is not None:
         finish(ended)
 
@@ -62,12 +66,13 @@ def _spawn_many(options: dict[str, Any], *, wait: bool) -> None:
     from hub.cli.local import ask
     from hub.cli.placing import place
 
-    one = _request(options)
-    batch_id = one.pop("agentId")
-    batch = {**one, "batchId": batch_id, "labels": dict(map(_label, options["labels"]))}
-    if options["count"] is not None:
-        batch["count"] = options["count"]
-    if not ask(place(batch, wait=wait)):
+    where = {
+        "spoke": options["spoke"],
+        "labels": dict(map(_label, options["labels"])),
+        "count": options["count"],
+        "deadline_s": options["deadline_s"],
+    }
+    if not ask(place(_work(options), wait=wait, **where)):
         click.get_current_context().exit(1)
 
 
@@ -78,36 +83,29 @@ def _label(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _request(options: dict[str, Any]) -> dict[str, Any]:
-    from common.clock import SystemClock
+def _work(options: dict[str, Any]) -> Work:
+    from hub.work import Work
 
-    agent_id = options["agent_id"] or SystemClock().new_id()
-    context = {
-        "repository": options["repo"],
-        "branch": options["branch"],
-        "workItems": list(options["items"]),
-        "skills": list(options["skills"]),
-    }
-    request = {
-        "agentId": agent_id,
-        "spoke": options["spoke"],
-        "taskId": options["task"] or agent_id,
-        "agentType": options["agent_type"],
-        "context": context,
-        "priority": options["priority"],
-        "timeoutS": options["timeout_s"],
-        "maxAttempts": options["max_attempts"],
-        "deadlineS": options["deadline_s"],
-    }
-    return {name: value for name, value in request.items() if value is not None}
+    return Work(
+        repository=options["repo"],
+        work_items=options["items"],
+        branch=options["branch"],
+        skills=options["skills"],
+        agent_type=options["agent_type"],
+        task_id=options["task"],
+        priority=options["priority"],
+        timeout_s=options["timeout_s"],
+        max_attempts=options["max_attempts"],
+    )
 
 
-async def _spawn(request: dict[str, Any], *, wait: bool, follow: bool) -> dict[str, Any] | None:
+async def _spawn(options: dict[str, Any], *, wait: bool, follow: bool) -> Agent | None:
     from hub.cli.following import wait_and_follow, wait_for
     from hub.cli.local import client
 
     async with client() as hub:
-        answer = await hub.spawn(request)
+        chosen = {"agent_id": options["agent_id"], "deadline_s": options["deadline_s"]}
+        answer = await hub.spawn(options["spoke"], _work(options), **chosen)
         if invocation().as_json:
             print_json(answer)
         else:

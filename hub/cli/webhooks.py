@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
@@ -12,6 +12,7 @@ from hub.cli.frame import node_options
 from hub.cli.output import invocation, show_text, show_time
 
 if TYPE_CHECKING:
+    from hub.answers import Webhook
     from hub.client import HubClient
 
 T = TypeVar("T")
@@ -92,10 +93,10 @@ def test(webhook_id: str) -> None:
     answer = _ask(lambda hub: hub.test_webhook(webhook_id))
     if invocation().as_json:
         print_json(answer)
-    elif answer["delivered"]:
+    elif answer["error"] is None:
         click.echo(f"{webhook_id} took it in {answer['durationMs']} ms")
     else:
-        complain(answer["error"]["code"], show_text(answer["error"]["detail"]))
+        complain(answer["error"]["code"], answer["error"]["detail"])
     if not answer["delivered"]:
         click.get_current_context().exit(1)
 
@@ -120,12 +121,12 @@ def remove(webhook_id: str) -> None:
         click.echo(f"{webhook_id} is told nothing more")
 
 
-def _filter(view: dict[str, Any]) -> str:
+def _filter(view: Webhook) -> str:
     of = f" of {', '.join(view['spokes'])}" if view["spokes"] else ""
     return (", ".join(view["events"]) or "everything") + of
 
 
-def _print(view: dict[str, Any]) -> None:
+def _print(view: Webhook) -> None:
     if invocation().as_json:
         print_json(view)
         return

@@ -20,9 +20,10 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from common.logs import escape
+from hub.answers import Agent
 from hub.client import HubClient
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
@@ -145,7 +146,7 @@ class Watch:
         self._client = client
         self._started = time.monotonic()
         self.names: dict[str, str] = {}
-        self.seen: dict[str, dict[str, Any]] = {}
+        self.seen: dict[str, Agent] = {}
 
     async def until(self, states: Sequence[frozenset[str]]) -> None:
         """Watch until there are as many agents as `states` and each, in the order added, is in one of its states."""
@@ -161,12 +162,12 @@ class Watch:
 
     async def _look(self, agent: str) -> None:
         status = await self._client.agent(agent)
-        if status["status"] != self.seen.get(agent, {}).get("status"):
+        if agent not in self.seen or status["status"] != self.seen[agent]["status"]:
             say(f"  {time.monotonic() - self._started:5.1f} s  {self.names[agent]:<24} {status['status']}")
         self.seen[agent] = status
 
 
-def report(name: str, status: dict[str, Any]) -> None:
+def report(name: str, status: Agent) -> None:
     """Print what an agent did."""
     result = status["result"] or {}
     say(f"\n{name}: {status['status']}")
@@ -218,7 +219,7 @@ async def work(hub: Path, client: HubClient, repository: tuple[str, str]) -> Non
     await watch.until([TERMINAL] * len(wanted))
     killed = watch.seen[slow]
     say(f"    {killed['status']}, {killed['reason']}; receipt: {json.dumps(killed['receipt'])}")
-    if killed["status"] != "killed" or killed["receipt"]["survivors"] != 0:
+    if killed["status"] != "killed" or (killed["receipt"] or {}).get("survivors") != 0:
         raise DemoFailed("the kill did not end everything")
 
 

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from hub.client import HubClient, NodeUnreachable, Refused, ServerSentEvent, shown
-from tests.integration.hub.hub_node import HubNode, spawn_request
+from hub.client import HubClient, NodeUnreachable, Refused, ServerSentEvent, Work, shown
+from tests.integration.hub.hub_node import HubNode
 from tests.integration.hub.standin_spoke import StandinSpoke, new_id
+
+WORK = Work("https://git.example.org/team/app.git", ["fix the login redirect"], task_id="T-1")
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ async def test_following_one_agent_ends_with_it(node: HubNode, spoke: StandinSpo
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         seen: list[str] = []
-        async for agent in client.changes(agent_id):
+        async for agent in client.watch(agent_id):
             if not seen:
                 group.create_task(finish())
             seen.append(shown(agent))
@@ -95,10 +97,10 @@ async def test_following_one_agent_ends_with_it(node: HubNode, spoke: StandinSpo
 
 
 async def test_the_client_speaks_the_whole_api(node: HubNode, spoke: StandinSpoke, client: HubClient) -> None:
-    answer = await client.spawn(spawn_request(spoke.id))
+    answer = await client.spawn(spoke.id, WORK)
     await node.until_delivery(answer["agentId"], "delivered")
     assert (await client.agent(answer["agentId"], live=True))["status"] == "queued"
-    assert (await client.agents({"spoke": spoke.id, "limit": 1}))["agents"][0]["agentId"] == answer["agentId"]
+    assert (await client.agents(spoke=spoke.id, limit=1))["agents"][0]["agentId"] == answer["agentId"]
     assert (await client.log(answer["agentId"], 0))["eof"] is True
     assert (await client.kill(answer["agentId"], grace_s=1, reason="test"))["commandId"] is not None
     assert spoke.id in {peer["id"] for peer in await client.peers()}
