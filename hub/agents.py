@@ -100,6 +100,7 @@ class Agents:
         self._mark = scripts["mark"]
         self._list = scripts["list"]
         self._load = scripts["load"]
+        self._living = scripts["living"]
 
     async def check(self) -> None:
         """Return when Valkey answers; raises `Unavailable`."""
@@ -175,6 +176,15 @@ class Agents:
                 counts.update({pairs[at].decode(): pairs[at + 1] for at in range(0, len(pairs), 2)})
                 more = bool(cursor)
         return counts
+
+    async def living(self, status: str, after: str, count: int) -> tuple[str, list[tuple[str, str]]]:
+        """Return agents that are shown so and that their spokes have, with their tenants, in order of their ids.
+
+        Begins after the id `after`, looks at `count`; returns first the id to go on after, "" at the end.
+        """
+        following, *pairs = await self._living(self._client, [self._keys.prefix], [status, after, count])
+        names = [name.decode() for name in pairs]
+        return following.decode(), list(zip(names[::2], names[1::2], strict=True))
 
     async def contact(self, tenant: str) -> Contact:
         """Return how delivery to a spoke goes."""

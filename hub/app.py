@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 from aiohttp import ClientSession, web
+from aiohttp.typedefs import Middleware
 from redis.asyncio import Redis
 
 from common.audit_file import Audit
@@ -63,6 +64,7 @@ from hub.operations import Operations
 from hub.outbox import Outbox
 from hub.placing import Placing
 from hub.queries import Queries
+from hub.reconciling import Reconciling
 from hub.requests import measured
 from hub.retention import Bounds, Retention
 from hub.sender import Sender
@@ -109,6 +111,14 @@ def _openapi_route(routes: Sequence[Route]) -> web.RouteDef:
     return web.route("GET", _OPENAPI_PATH, show_openapi)
 
 
+def _application(
+    routes: Sequence[Route], others: Sequence[web.RouteDef], middlewares: Sequence[Middleware]
+) -> web.Application:
+    app = web.Application(middlewares=middlewares)
+    app.add_routes([*others, *(route.to_aiohttp() for route in routes), _openapi_route(routes)])
+    return app
+
+
 def _agent_routes(one: AgentsApi, placing: Placing, killing: Killing, clock: Clock, audit: Audit) -> list[Route]:
     return [*one.routes(), *ManyApi(one, placing, killing, clock, audit).routes()]
 
@@ -136,12 +146,10 @@ class Parts:
     def __init__(self, hub: Hub, valkey: _Valkey, store: Stores, session: ClientSession) -> None:
         me, clock, metrics = hub.me, SystemClock(), Metrics()
         trust, audit = store.trust, store.audit
-        self.clock = clock
-        self.url = hub.settings.node.url
+        self.clock, self.url = clock, hub.settings.node.url
         keys, scripts, own_keys = Keyspace(me.instance), ScriptSet("hub"), OwnKeys(hub.key_files, trust)
         audit.sign_with(own_keys)
-        rotations = RotationStore(trust)
-        inbox = Inbox(me, trust)
+        rotations, inbox = RotationStore(trust), Inbox(me, trust)
         self.links = Links()
         exchange = Exchange(me, own_keys, inbox, Carrier(self.links, PostTransport(session)), clock)
         self.store = KnownStore(me.skew_s)
@@ -154,9 +162,9 @@ class Parts:
         intake = Intake(me, inbox, agents, exchange, clock, metrics, rotation_intake, audit, self.sender.heard)
         self.announcer = Announcer(hub.key_files, own_keys, rotations, exchange, trust.current, clock)
         joining = Joining(me, own_keys, trust, agents, exchange, clock, self.sender.heard)
-        links = LinkRoutes(
-            Greeter(own_keys, inbox, exchange, clock), self.links, intake, agents, trust, metrics, self.sender.heard
-        )
+        self.reconciling = Reconciling(trust, agents, exchange, clock)
+        greeter = Greeter(own_keys, inbox, exchange, clock)
+        links = LinkRoutes(greeter, self.links, intake, agents, trust, metrics, self._link_opened)
         self.spawning = spawning = Spawning(trust, agents, outbox, self.sender, clock, metrics)
         self.webhooks = _webhooks(hub, store.webhooks, session, self.feed, ProgressStore(valkey.client, keys), metrics)
         inviting = Inviting(me.instance, own_keys, trust, clock)
@@ -175,17 +183,26 @@ class Parts:
         ]
         scopes = {(route.method, route.path): route.needs for route in routes}
         door = Doorkeeper(hub.token, store.tokens, clock, scopes, audit)
-        self.app = web.Application(middlewares=[measured(metrics), problems, door.middleware()])
-        self.app.add_routes(
-            [
-                *FederationRoutes(intake, joining, metrics, self._own_url).routes(),
-                *links.routes(),
-                *Operations(agents, trust, metrics, audit).routes(),
-                *(route.to_aiohttp() for route in routes),
-                _openapi_route(routes),
-            ]
-        )
+        others = [
+            *FederationRoutes(intake, joining, metrics, self._own_url).routes(),
+            *links.routes(),
+            *Operations(agents, trust, metrics, audit).routes(),
+        ]
+        self.app = _application(routes, others, [measured(metrics), problems, door.middleware()])
         self.app.on_shutdown.append(self._stop_watchers)
+
+    def _link_opened(self, tenant: str) -> None:
+        self.sender.heard(tenant)
+        self.reconciling.heard(tenant)
+
+    async def store_lost(self) -> None:
+        """Say what a hub cannot get back by itself; everything else the spokes are asked, or tell."""
+        _log.error(
+            "outbox.lost",
+            reason="commands that no spoke had answered are gone with the store, and agents whose spokes say nothing "
+            "new are not listed; spawn and kill again what is missing (the same id is the same agent)",
+        )
+        self.reconciling.ask_all()
 
     def _own_url(self) -> str | None:
         return self.url
@@ -193,15 +210,6 @@ class Parts:
     async def _stop_watchers(self, _app: web.Application) -> None:
         self.feed.close()
         self.links.end_all()
-
-
-async def _tell_what_is_lost() -> None:
-    """Say what a hub cannot get back by itself; everything else comes with the next word of the spokes."""
-    _log.error(
-        "outbox.lost",
-        reason="commands that no spoke had answered are gone with the store, and agents whose spokes say nothing new "
-        "are not listed; spawn and kill again what is missing (the same id is the same agent)",
-    )
 
 
 async def _work(
@@ -214,6 +222,7 @@ async def _work(
             group.create_task(parts.feed.run()),
             group.create_task(parts.webhooks.run()),
             group.create_task(parts.retention.run()),
+            group.create_task(parts.reconciling.run()),
             group.create_task(guard.watch()),
             group.create_task(parts.announcer.run()),
             group.create_task(parts.spawning.enqueuing.run()),
@@ -240,7 +249,7 @@ async def serve(hub: Hub, ready: Callable[[str], None]) -> None:
         session = await stack.enter_async_context(open_session(hub.reach))
         parts = Parts(hub, valkey, stores, session)
         watched = Watched(valkey.client, Keyspace(hub.me.instance).prefix, MarkFile(hub.directory.path))
-        guard = StoreGuard(watched, parts.store, parts.clock, _tell_what_is_lost)
+        guard = StoreGuard(watched, parts.store, parts.clock, parts.store_lost)
         await guard.open()
         stack.push_async_callback(guard.close)
         url = await stack.enter_async_context(serving(parts.app, hub.settings, hub.directory.path))

@@ -1,0 +1,130 @@
+"""Asks spokes about agents that have not ended as far as this hub knows: what was missed in an outage is learned.
+
+A spoke tells each transition until the hub has acknowledged it, and never again. A hub whose store was restored from an
+old copy would therefore show as running for ever what ended meanwhile. So it asks: at its start, when its store was
+lost, and every hour; a spoke that is away then is asked as soon as it opens a link. The answers are recorded like any
+other; what the spoke does not know is left as it is, and counted in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from common import strict_json
+from common.clock import Clock
+from common.commands import MAX_COMMANDS
+from common.envelope import EnvelopeType, Items, Result
+from common.errors import HubspokeError, Unavailable
+from common.exchange import Exchange
+from common.inbox import TrustSource
+from common.peers import Peer
+from hub.agents import Agents
+from hub.settlement import Settlement
+
+ASK_EVERY_S: Final = 3600.0
+_GATHER_S: Final = 1.0
+"""Spokes that come back together are asked together."""
+_PAGE: Final = 5000
+_AT_ONCE: Final = 16
+_SHOWN: Final = ("queued", "spawning", "running")
+_log: Final = structlog.get_logger("reconciling")
+
+
+class Reconciling:
+    """Asks; `run` is the task, `ask_all` and `heard` hurry it."""
+
+    def __init__(self, trust: TrustSource, agents: Agents, exchange: Exchange, clock: Clock) -> None:
+        self._trust = trust
+        self._agents = agents
+        self._exchange = exchange
+        self._clock = clock
+        self._unasked: set[str] = set()
+        self._heard: set[str] = set()
+        self._all = False
+        self._wanted = asyncio.Event()
+
+    def ask_all(self) -> None:
+        """Say that what is known of all spokes may be old."""
+        self._all = True
+        self._wanted.set()
+
+    def heard(self, tenant: str) -> None:
+        """Say that a spoke has opened a link; asks it if it could not be asked before."""
+        if tenant in self._unasked:
+            self._heard.add(tenant)
+            self._wanted.set()
+
+    async def run(self) -> None:
+        """Ask until cancelled: at once, and whenever there is a reason."""
+        self.ask_all()
+        while True:
+            try:
+                async with asyncio.timeout(ASK_EVERY_S):
+                    await self._wanted.wait()
+            except TimeoutError:
+                self._all = True
+            await asyncio.sleep(_GATHER_S)
+            await self._pass()
+
+    async def _pass(self) -> None:
+        only = None if self._all else self._heard
+        self._all, self._heard = False, set()
+        self._wanted.clear()
+        try:
+            for status in _SHOWN:
+                await self._ask_about(status, only)
+        except Unavailable as error:
+            _log.warning("reconcile.unavailable", reason=error.message)
+            self.ask_all()
+
+    async def _ask_about(self, status: str, only: set[str] | None) -> None:
+        after, more = "", True
+        while more:
+            after, living = await self._agents.living(status, after, _PAGE)
+            more = bool(after)
+            by_tenant: dict[str, list[str]] = defaultdict(list)
+            for agent_id, tenant in living:
+                if only is None or tenant in only:
+                    by_tenant[tenant].append(agent_id)
+            gate = asyncio.Semaphore(_AT_ONCE)
+            await asyncio.gather(*(self._ask(gate, tenant, ids) for tenant, ids in by_tenant.items()))
+
+    async def _ask(self, gate: asyncio.Semaphore, tenant: str, agent_ids: Sequence[str]) -> None:
+        peer = self._trust.current().find(tenant.rpartition("~")[0])
+        if peer is None or peer.tenant != tenant or peer.state != "active":
+            return
+        async with gate:
+            for at in range(0, len(agent_ids), MAX_COMMANDS):
+                if not await self._ask_spoke(peer, agent_ids[at : at + MAX_COMMANDS]):
+                    return
+
+    async def _ask_spoke(self, peer: Peer, agent_ids: Sequence[str]) -> bool:
+        """Return whether the spoke answered; one that did not is asked when it is heard of."""
+        commands = [{"id": self._clock.new_id(), "command": "status", "agentId": agent_id} for agent_id in agent_ids]
+        try:
+            reply = await self._exchange.send(
+                peer, EnvelopeType.COMMAND, Items("commands", list(map(strict_json.encode, commands)))
+            )
+        except HubspokeError as error:
+            self._unasked.add(peer.tenant)
+            _log.info("reconcile.unanswered", peer=peer.instance, agents=len(agent_ids), reason=error.message)
+            return False
+        self._unasked.discard(peer.tenant)
+        told = [_settle(*pair) for pair in zip(agent_ids, reply.results, strict=True)]
+        news = [settlement for settlement in told if settlement is not None]
+        if news:
+            await self._agents.record(peer, news, self._clock.now_ms())
+        unknown = sum(result.error is not None and result.error.code == "not_found" for result in reply.results)
+        _log.info("reconcile.asked", peer=peer.instance, agents=len(agent_ids), answered=len(news), unknown=unknown)
+        return True
+
+
+def _settle(agent_id: str, result: Result) -> Settlement | None:
+    if result.agent is None or result.agent.agent_id != agent_id:
+        return None
+    return Settlement(agent_id, "answer", agent=result.agent)
