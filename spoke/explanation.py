@@ -77,6 +77,8 @@ def _verdicts(peer: Peer, policy: Policy, spawn: SpawnFields) -> Iterator[Verdic
     yield _counted("queued", policy.queued, "agents of this peer may wait")
     yield _counted("agents", policy.agents, "agents of this peer run at once; more of them wait")
     yield _counted("rate_per_s", policy.rate_per_s, "envelopes a second are taken")
+    yield _counted("commands_per_s", policy.commands_per_s, "commands a second are taken")
+    yield _counted("store_mib", policy.store_mib, "MiB are kept for this peer, 0 being any number")
 
 
 def _judge_connection(peer: Peer) -> Verdict:

@@ -45,7 +45,7 @@ def _readable(check: Callable[[str], str]) -> AfterValidator:
 
 
 class Policy(BaseModel):
-    """The rules for one peer; `docs/operations.md` describes each, `agents` are at once and `rate_per_s` envelopes."""
+    """The rules for one peer; `docs/operations.md` describes each. `agents` are at once, `store_mib` 0 is no bound."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
@@ -60,6 +60,8 @@ class Policy(BaseModel):
     agents: Annotated[int, Field(ge=0)] = 4
     queued: Annotated[int, Field(ge=0)] = 1000
     rate_per_s: Annotated[int, Field(ge=1)] = 50
+    commands_per_s: Annotated[int, Field(ge=1)] = 5000
+    store_mib: Annotated[int, Field(ge=0)] = 256
 
 
 LOCAL_POLICY: Final = Policy(
@@ -69,6 +71,7 @@ LOCAL_POLICY: Final = Policy(
     agents=UNLIMITED,
     queued=UNLIMITED,
     rate_per_s=UNLIMITED,
+    store_mib=0,
 )
 """What the operator of this machine may do with the local token: everything that makes sense."""
 

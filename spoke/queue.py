@@ -27,6 +27,7 @@ from spoke.queue_coding import (
     encode_step,
     held_arguments,
     new_record,
+    rate_exceeded,
     read_claim,
     read_described,
     read_kill,
@@ -50,6 +51,7 @@ from spoke.queue_terms import (
 
 LEASE_MS: Final = 15_000
 TOMBSTONE_MS: Final = 24 * 3600 * 1000
+_MIB: Final = 1024 * 1024
 _EVENTS_AT_ONCE: Final = 1000
 _SWEPT_AT_ONCE: Final = 500
 _LISTEN_PAUSE_S: Final = 0.5
@@ -88,14 +90,15 @@ class Queue:
         answer = await self._run(
             "accept", sender.tenant, sender.instance, jti, raw, bounds.replay_ms,
             0 if policy.rate_per_s >= UNLIMITED else policy.rate_per_s, policy.queued, policy.agents, bounds.queued,
-            TOMBSTONE_MS, bounds.retention_ms, known.generation, known.accepted, len(steps), *arguments,
+            TOMBSTONE_MS, bounds.retention_ms, known.generation, known.accepted, policy.commands_per_s,
+            policy.store_mib * _MIB, len(steps), *arguments,
         )  # fmt: skip
         if answer[0] == b"lost":
             raise self.store.refusal()
         if answer[0] == b"replayed":
             raise EnvelopeRejected("replayed", "this envelope was accepted before; send a fresh one")
         if answer[0] == b"rate_limited":
-            raise RateLimited(f"policy.rate_per_s allows {policy.rate_per_s} envelopes a second")
+            raise RateLimited(rate_exceeded(policy, answer[1].decode()))
         self.store.saw(known.generation, answer[1])
         return [await self._read_answer(sender, step, each) for step, each in zip(steps, answer[2:], strict=True)]
 
@@ -106,7 +109,7 @@ class Queue:
             case b"agent", _:
                 return read_record(answer[1], answer[2])
             case b"error", _:
-                return StepRefused(answer[1].decode())
+                return StepRefused(*(text.decode() for text in answer[1:]))
             case b"frozen", FreezeStep(_, kill):
                 return Latch(frozen=True, killed=await self._killed(sender.tenant, kill, answer[1], answer[2]))
             case b"frozen", _:
@@ -282,8 +285,7 @@ class Queue:
         """Forget transitions that the peer has."""
         entries = [event.entry for event in events]
         if entries:
-            with translated():
-                await self._client.xdel(f"{self.prefix}events:{tenant}", *entries)
+            await self._run("acknowledge", tenant, *entries)
 
     async def messages(self, listener: Redis) -> AsyncIterator[tuple[str, str]]:
         """Yield (`wake`|`kills`|`changes`, message) as the scripts publish them, for ever; the client has no deadline.

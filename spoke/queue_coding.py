@@ -107,6 +107,12 @@ def read_kill(text: bytes) -> KillStep | bool:
     return KillStep("", kill["grace_s"], kill["cause"], kill["reason"])
 
 
+def rate_exceeded(policy: Policy, rule: str) -> str:
+    """Return what a peer reads when `accept.lua` found it to be faster than this rule allows."""
+    what = "commands" if rule == "commands_per_s" else "envelopes"
+    return f"policy.{rule} allows {getattr(policy, rule)} {what} a second"
+
+
 def read_described(answer: Sequence[Any]) -> AgentRecord | None:
     """Read what `describe` in the scripts answers."""
     return read_record(answer[1], answer[2]) if answer[0] == b"agent" else None

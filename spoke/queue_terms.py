@@ -130,9 +130,10 @@ class Latch:
 
 @dataclass(frozen=True, slots=True)
 class StepRefused:
-    """The queue refused one command with this code of PROTOCOL section 2.2."""
+    """The queue refused one command with this code (PROTOCOL section 2.2), and the rule where it has several."""
 
     code: str
+    rule: str = ""
 
 
 Answer = AgentRecord | Latch | StepRefused | None

@@ -52,12 +52,13 @@ _DETAIL: Final = {
     "stale": "the id is older than this spoke remembers; spawn again under a fresh one",
     "killed": "the agent was killed before its spawn came",
     "not_found": "there is no such agent",
-    "quota_exceeded": "policy.queued: too many of your agents wait here; try again later",
+    "quota_exceeded queued": "policy.queued: too many of your agents wait here; try again later",
+    "quota_exceeded store_mib": "policy.store_mib: too much is kept for you; take events, let agents end, try later",
     "queue_full": "limits.queue: too many agents wait here; try again later",
     "frozen": "you froze this connection; thaw it first",
     "draining": "this spoke takes no new agents for now",
 }
-"""What a peer reads beside a code that the queue decided."""
+"""What a peer reads beside a code, and the rule where the code has several, that the queue decided."""
 
 _UNAUDITED: Final = "this spoke cannot write its audit file and takes no new agents until it can"
 
@@ -113,7 +114,7 @@ def error_result(command_id: str, code: str, detail: str, *, retryable: bool) ->
 
 def refused_by_queue(refused: StepRefused) -> CommandRefused:
     """Return the error for a code that the queue decided."""
-    return CommandRefused(refused.code, _DETAIL[refused.code])
+    return CommandRefused(refused.code, _DETAIL[f"{refused.code} {refused.rule}".rstrip()])
 
 
 def fit(results: list[dict[str, Any]], limit: int = MAX_ITEMS_BYTES) -> list[bytes]:

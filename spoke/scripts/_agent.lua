@@ -10,8 +10,12 @@
 --   P load:T       hash    queued, active: counts of one tenant; P load the same for the spoke
 --   P env:T:JTI    hash    raw: the signed envelope as it came; live: its agents that have not ended
 --   P replay:I:JTI string  the envelope of instance I was accepted; expires after its window
---   P tomb:T:A     string  a kill came before its spawn
---   P rate:T       hash    since (ms), used: envelopes in the second that began then
+--   P tombs:T      zset    A by the time until which its kill that came before its spawn counts, ms
+--   P rate:T       hash    since (ms), used, commands: envelopes and their commands in the second that began then
+--   P size:T       bytes of the agents, envelopes and events kept for T: their text, and for each what `SIZE` says
+--   P ended:T      zset    "a A SIZE", "e JTI SIZE" by the time they expire, ms: the ended agents of T and the envelopes
+--                          that asked for nothing but those, to be forgotten before their time where T keeps too much
+--   P horizon:T    string  the greatest id that was forgotten before its time: up to it an unknown id may be one that ran
 --   P events:T     stream  records at each transition, kept until the peer has acknowledged them
 --   P paused, P draining   flags
 --   P frozen:T     flag: this tenant's spawns are refused, what it has queued waits
@@ -46,9 +50,22 @@ local function int(number) return string.format('%.0f', number) end
 
 local function agent_key(tenant, id) return P .. 'agent:' .. tenant .. ':' .. id end
 
+-- What Valkey takes for each beside its text, rounded up.
+local SIZE = { agent = 3072, event = 256, tombstone = 128 }
+
+local function charge(tenant, bytes) redis.call('INCRBY', P .. 'size:' .. tenant, bytes) end
+
+local function weigh(fields)
+  local bytes = 0
+  for _, text in ipairs(fields) do bytes = bytes + #text end
+  return bytes
+end
+
 -- Note a transition for the peer; whoever calls it publishes `changes` once all are noted.
 local function note_event(tenant, fields)
-  if tenant ~= 'local' then redis.call('XADD', P .. 'events:' .. tenant, '*', unpack(fields)) end
+  if tenant == 'local' then return end
+  redis.call('XADD', P .. 'events:' .. tenant, '*', unpack(fields))
+  charge(tenant, SIZE.event + weigh(fields))
 end
 
 local function count(tenant, field, by)
@@ -113,17 +130,64 @@ local function ended_by(tenant, id, token)
   return found[1] == token and found[2]
 end
 
+-- Let an envelope of which no agent lives expire; one that is not stored yet is let expire by whoever stores it.
+local function retire_envelope(tenant, jti, retention_ms)
+  local key = P .. 'env:' .. tenant .. ':' .. jti
+  redis.call('PEXPIRE', key, retention_ms)
+  local bytes = redis.call('HSTRLEN', key, 'raw')
+  if bytes > 0 then
+    redis.call('ZADD', P .. 'ended:' .. tenant, int(now_ms() + retention_ms), 'e ' .. jti .. ' ' .. bytes)
+  end
+end
+
 -- Enter a terminal state and leave nothing that waits for the agent; the records go after `retention_ms`.
 local function conclude(tenant, id, status, retention_ms, fields)
   if not transition(tenant, id, status, fields) then return false end
   local key = agent_key(tenant, id)
   dequeue(tenant, id)
   release(tenant, id)
+  local jti = redis.call('HGET', key, 'env')
   redis.call('PEXPIRE', key, retention_ms)
-  local envelope = P .. 'env:' .. tenant .. ':' .. redis.call('HGET', key, 'env')
-  if redis.call('HINCRBY', envelope, 'live', -1) <= 0 then redis.call('PEXPIRE', envelope, retention_ms) end
+  local bytes = weigh(redis.call('HGETALL', key))
+  charge(tenant, bytes)
+  local entry = 'a ' .. id .. ' ' .. SIZE.agent + bytes
+  redis.call('ZADD', P .. 'ended:' .. tenant, int(now_ms() + retention_ms), entry)
+  if redis.call('HINCRBY', P .. 'env:' .. tenant .. ':' .. jti, 'live', -1) <= 0 then
+    retire_envelope(tenant, jti, retention_ms)
+  end
   redis.call('PUBLISH', P .. 'wake', '')
   return true
+end
+
+-- Drop an entry of `ended:T` with what it stands for. Returns the bytes that are free then, and the id of an agent.
+local function forget(tenant, entry)
+  local kind, id, bytes = entry:match('^(%S) (%S+) (%d+)$')
+  redis.call('ZREM', P .. 'ended:' .. tenant, entry)
+  charge(tenant, -bytes)
+  if kind == 'e' then
+    redis.call('DEL', P .. 'env:' .. tenant .. ':' .. id)
+    return tonumber(bytes)
+  end
+  redis.call('DEL', agent_key(tenant, id))
+  redis.call('ZREM', P .. 'agents', id .. ' ' .. tenant)
+  return tonumber(bytes), id
+end
+
+-- The time of these is over: what they stand for has expired, or does so now.
+local function forget_expired(tenant, limit)
+  local now = int(now_ms())
+  for _, entry in ipairs(redis.call('ZRANGEBYSCORE', P .. 'ended:' .. tenant, '-inf', now, 'LIMIT', 0, limit)) do
+    forget(tenant, entry)
+  end
+end
+
+-- Remove a name from the index of all agents when its record has expired, and with it what was counted for it.
+local function drop_name(member)
+  local id, tenant = member:match('^(%S+) (%S+)$')
+  if id and redis.call('EXISTS', agent_key(tenant, id)) == 1 then return 0 end
+  if id then forget_expired(tenant, 4) end -- an agent is at most two entries, so these keep up with the names
+  redis.call('ZREM', P .. 'agents', member)
+  return 1
 end
 
 -- What the agents in a tenant's queue wait for.

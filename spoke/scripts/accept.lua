@@ -2,7 +2,7 @@
 --
 -- ARGV: prefix, tenant, peer, jti, raw envelope, replay mark's life ms, rate per s (0: none), tenant's queued limit,
 --   tenant's agents limit, spoke's queue limit, tombstone's life ms, retention ms, generation and counter of the store as the
---   node knows it, number of commands, then 9 for each:
+--   node knows it, commands per s, bytes that the tenant may keep (0: any), number of commands, then 9 for each:
 --   'spawn'  id hash index task type priority timeout max_attempts
 --   'status' agent -, -, ...
 --   'kill'   agent kill-JSON cause, -, ...
@@ -10,8 +10,8 @@
 --   'thaw'   id, -, ...
 --   'known'  id hash: a spawn that was refused before, unless it was accepted once
 --   'none'   a command that was refused before, or answered without the queue
--- Returns {'lost'} (not the store that the node knows), {'replayed'}, {'rate_limited'} or {'accepted', counter, answer...}:
---   {'new', position}, {'agent', fields, place}, {'error', code},
+-- Returns {'lost'} (not the store that the node knows), {'replayed'}, {'rate_limited', rule}, {'accepted', counter, answer...}:
+--   {'new', position}, {'agent', fields, place}, {'error', code, rule where the code has several},
 --   {'frozen', waiting agents ended, held agents asked to end}, {'thawed'} (what is so now), {'none'}.
 -- Run twice it answers 'replayed' and changes nothing.
 
@@ -19,8 +19,9 @@ local tenant, peer, jti, raw = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local replay_ms, rate = tonumber(ARGV[6]), tonumber(ARGV[7])
 local queued_limit, agents_limit, queue_limit = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local tomb_ms, retention_ms = tonumber(ARGV[11]), tonumber(ARGV[12])
-local generation, seen, commands = ARGV[13], tonumber(ARGV[14]), tonumber(ARGV[15])
-local FIRST, STRIDE = 16, 9
+local generation, seen = ARGV[13], tonumber(ARGV[14])
+local command_rate, size_limit, commands = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])
+local FIRST, STRIDE = 18, 9
 
 -- Emptied, another store, or an old copy: the marks of what was accepted are not in it (common/store_mark.py).
 if (redis.call('GET', P .. 'generation') or '') ~= generation
@@ -31,10 +32,14 @@ if rate > 0 then
   local since = tonumber(redis.call('HGET', counter, 'since') or 0)
   -- When the clock was set back the expiry is an hour away: the count must not last as long.
   if at < since or at >= since + 1000 then
-    redis.call('HSET', counter, 'since', int(at), 'used', 0)
+    redis.call('HSET', counter, 'since', int(at), 'used', 0, 'commands', 0)
     redis.call('PEXPIRE', counter, 1000)
   end
-  if redis.call('HINCRBY', counter, 'used', 1) > rate then return { 'rate_limited' } end
+  if redis.call('HINCRBY', counter, 'used', 1) > rate then return { 'rate_limited', 'rate_per_s' } end
+  -- The envelope that goes past it is taken, or one with more commands than that could never be.
+  if redis.call('HINCRBY', counter, 'commands', commands) - commands >= command_rate then
+    return { 'rate_limited', 'commands_per_s' }
+  end
 end
 -- By peer and not by tenant: an id that was revoked and joined again must not be able to replay its former envelopes.
 if not redis.call('SET', P .. 'replay:' .. peer .. ':' .. jti, '1', 'NX', 'PX', replay_ms) then
@@ -44,14 +49,17 @@ end
 local now = int(now_ms())
 local draining = redis.call('EXISTS', P .. 'draining') == 1
 local frozen = redis.call('EXISTS', P .. 'frozen:' .. tenant) == 1
-local PRUNED_AT_ONCE = 16
+local PRUNED_AT_ONCE, FORGOTTEN_AT_ONCE = 16, 2500
 local created = {}     -- {id, priority, answer} of all spawns that were accepted
 local unqueued = {}    -- those of them that are not in the queue yet: all at once costs far less than one by one
-local queued_here, queued_all
+local queued_here, queued_all, size
+local horizon = redis.call('GET', P .. 'horizon:' .. tenant) or ''
 
 local function read_load()
   queued_here = tonumber(redis.call('HGET', P .. 'load:' .. tenant, 'queued') or 0)
   queued_all = tonumber(redis.call('HGET', P .. 'load', 'queued') or 0)
+  size = tonumber(redis.call('GET', P .. 'size:' .. tenant) or 0)
+    + SIZE.tombstone * redis.call('ZCARD', P .. 'tombs:' .. tenant)
 end
 
 -- Queue what was accepted so far and tell each its position: those of one priority stand in a row.
@@ -68,46 +76,74 @@ local function flush()
   unqueued = {}
 end
 
-local function tombstones()
-  local ids, keys = {}, {}
+local function spawned()
+  local ids = {}
   for number = 1, commands do
     local at = FIRST + (number - 1) * STRIDE
-    if ARGV[at] == 'spawn' then
-      ids[#ids + 1] = ARGV[at + 1]
-      keys[#keys + 1] = P .. 'tomb:' .. tenant .. ':' .. ARGV[at + 1]
-    end
+    if ARGV[at] == 'spawn' then ids[#ids + 1] = ARGV[at + 1] end
   end
-  local found = {}
-  if #ids > 0 then
-    for number, tomb in ipairs(redis.call('MGET', unpack(keys))) do found[ids[number]] = tomb ~= false end
+  return ids
+end
+local spawns = spawned()
+
+local function tombstones()
+  local tombs, found = P .. 'tombs:' .. tenant, {}
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', tombs, '-inf', now, 'LIMIT', 0, FORGOTTEN_AT_ONCE)) do
+    redis.call('ZREM', tombs, id)
+  end
+  if #spawns > 0 then
+    for number, ends in ipairs(redis.call('ZMSCORE', tombs, unpack(spawns))) do
+      found[spawns[number]] = tonumber(ends or 0) > tonumber(now)
+    end
   end
   return found
 end
 local dead = tombstones()
 
-local function refusal(id)
+-- Whether there is room for so many bytes more among what is kept for this tenant.
+local function fits(bytes) return size_limit == 0 or size + bytes <= size_limit end
+
+-- Make room for what is asked for: of what is kept of ended agents, those that ended first are forgotten first.
+local function make_room()
+  local wanted = #raw + #spawns * (SIZE.agent + SIZE.event)
+  if #spawns == 0 or fits(wanted) then return end
+  for _, entry in ipairs(redis.call('ZRANGE', P .. 'ended:' .. tenant, 0, FORGOTTEN_AT_ONCE - 1)) do
+    if fits(wanted) then break end
+    local bytes, id = forget(tenant, entry)
+    size = size - bytes
+    if id and id > horizon then horizon = id end
+  end
+  if horizon ~= '' then redis.call('SET', P .. 'horizon:' .. tenant, horizon, 'PX', retention_ms) end
+end
+
+local function refusal(id, bytes)
   if dead[id] then return 'killed' end
+  -- It may be one that ran and was forgotten: it must not run again.
+  if id <= horizon then return 'stale' end
   if frozen then return 'frozen' end
   if draining then return 'draining' end
-  if queued_here >= queued_limit then return 'quota_exceeded' end
+  if queued_here >= queued_limit then return 'quota_exceeded', 'queued' end
+  if not fits(bytes) then return 'quota_exceeded', 'store_mib' end
   if queued_all >= queue_limit then return 'queue_full' end
 end
 
 -- The index must not outlive the records: new agents remove some of the oldest names that have none.
 local function prune()
-  for _, member in ipairs(redis.call('ZRANGE', P .. 'agents', 0, math.min(2 * #created, PRUNED_AT_ONCE) - 1)) do
-    local id, owner = member:match('^(%S+) (%S+)$')
-    if redis.call('EXISTS', agent_key(owner, id)) == 0 then redis.call('ZREM', P .. 'agents', member) end
-  end
+  local oldest = redis.call('ZRANGE', P .. 'agents', 0, math.min(2 * #created, PRUNED_AT_ONCE) - 1)
+  for _, member in ipairs(oldest) do drop_name(member) end
 end
 
-local function create(id, hash, at)
-  local fields = {
+local function fields_of(id, hash, at)
+  return {
     'id', id, 'tenant', tenant, 'peer', peer, 'status', 'queued', 'seq', '1', 'attempt', '0', 'hash', hash,
     'env', jti, 'index', ARGV[at + 3], 'task', ARGV[at + 4], 'type', ARGV[at + 5], 'priority', ARGV[at + 6],
     'timeout', ARGV[at + 7], 'max_attempts', ARGV[at + 8], 'queued_at', now,
   }
+end
+
+local function create(id, fields, at)
   redis.call('HSET', agent_key(tenant, id), unpack(fields))
+  charge(tenant, SIZE.agent + (#created == 0 and #raw or 0))
   note_event(tenant, fields)
   local answer = { 'new', now, {} }
   local agent = { id, tonumber(ARGV[at + 6]), answer }
@@ -124,9 +160,12 @@ local function spawn(at)
     return describe(tenant, id, agents_limit)
   end
   if known then return { 'error', 'conflict' } end
-  local refused = refusal(id)
-  if refused then return { 'error', refused } end
-  return create(id, hash, at)
+  local fields = fields_of(id, hash, at)
+  local bytes = SIZE.agent + SIZE.event + weigh(fields) + (#created == 0 and #raw or 0)
+  local refused, rule = refusal(id, bytes)
+  if refused then return { 'error', refused, rule } end
+  size = size + bytes
+  return create(id, fields, at)
 end
 
 -- The same command stays the same agent, also when it would not be accepted any more.
@@ -147,10 +186,12 @@ local function kill(at)
   request_kill(tenant, id, ARGV[at + 2], ARGV[at + 3], retention_ms)
   read_load()
   local answer = describe(tenant, id, agents_limit)
-  if answer[1] == 'error' then
-    redis.call('SET', P .. 'tomb:' .. tenant .. ':' .. id, '1', 'PX', tomb_ms)
-    dead[id] = true
-  end
+  if answer[1] ~= 'error' then return answer end
+  if not fits(SIZE.tombstone) then return { 'error', 'quota_exceeded', 'store_mib' } end
+  local tombs = P .. 'tombs:' .. tenant
+  size = size + SIZE.tombstone * redis.call('ZADD', tombs, int(now_ms() + tomb_ms), id)
+  redis.call('PEXPIRE', tombs, tomb_ms)
+  dead[id] = true
   return answer
 end
 
@@ -197,7 +238,11 @@ local function keep()
   redis.call('ZADD', P .. 'agents', unpack(names))
   redis.call('HSET', envelope, 'raw', raw)
   -- A kill further on in the same envelope may have set it to expire already.
-  if redis.call('HINCRBY', envelope, 'live', #created) > 0 then redis.call('PERSIST', envelope) end
+  if redis.call('HINCRBY', envelope, 'live', #created) > 0 then
+    redis.call('PERSIST', envelope)
+  else
+    retire_envelope(tenant, jti, retention_ms)
+  end
   redis.call('PUBLISH', P .. 'wake', '')
   redis.call('PUBLISH', P .. 'changes', tenant)
 end
@@ -205,6 +250,7 @@ end
 local STEPS = { spawn = spawn, known = known, status = status, kill = kill, freeze = freeze, thaw = thaw, none = none }
 local answers = { 'accepted', redis.call('INCR', P .. 'accepted') }
 read_load()
+make_room()
 for number = 1, commands do
   local at = FIRST + (number - 1) * STRIDE
   answers[number + 2] = STEPS[ARGV[at]](at)

@@ -12,7 +12,10 @@ redis.call('ZADD', P .. 'agents', 0, id .. ' ' .. tenant)
 redis.call('ZADD', P .. 'leases', int(now_ms()), member)
 count(tenant, 'active', 1)
 local envelope = P .. 'env:' .. tenant .. ':' .. ARGV[6]
-redis.call('HSET', envelope, 'raw', ARGV[5])
+charge(tenant, SIZE.agent)
+-- An envelope that was kept for ended agents only is counted already.
+redis.call('ZREM', P .. 'ended:' .. tenant, 'e ' .. ARGV[6] .. ' ' .. #ARGV[5])
+if redis.call('HSET', envelope, 'raw', ARGV[5]) == 1 then charge(tenant, #ARGV[5]) end
 redis.call('HINCRBY', envelope, 'live', 1)
 redis.call('PERSIST', envelope)
 return 1

@@ -5,10 +5,5 @@
 
 local members = redis.call('ZRANGEBYLEX', P .. 'agents', ARGV[2] == '' and '-' or '(' .. ARGV[2], '+', 'LIMIT', 0, ARGV[3])
 local removed = 0
-for _, member in ipairs(members) do
-  local id, tenant = member:match('^(%S+) (%S+)$')
-  if not id or redis.call('EXISTS', agent_key(tenant, id)) == 0 then
-    removed = removed + redis.call('ZREM', P .. 'agents', member)
-  end
-end
+for _, member in ipairs(members) do removed = removed + drop_name(member) end
 return { members[#members] or '', removed }

@@ -37,7 +37,13 @@ from tests.bench.measure import Measured, measure
 from tests.spoke_node import SpokeNode, run_in_process, tables
 
 _UNLIMITED: Final = {"agents": 0, "queue": 100_000_000}
-_POLICY: Final = {"agents": 1, "queued": 100_000_000, "rate_per_s": 1_000_000}
+_POLICY: Final = {
+    "agents": 1,
+    "queued": 100_000_000,
+    "rate_per_s": 1_000_000,
+    "commands_per_s": 1_000_000,
+    "store_mib": 0,
+}
 _TYPE: Final[AgentType] = "worker"
 _NUMBERS: Final = itertools.count()
 

@@ -23,6 +23,8 @@ INSTANCE: Final = "build-1"
 TENANT: Final = "hub-eu~1"
 OTHER: Final = "hub-us~2"
 RAW: Final = b"the signed envelope"
+_AGENT_BYTES: Final = 3072
+_EVENT_BYTES: Final = 256
 
 
 def id_of(number: int) -> str:
@@ -53,8 +55,8 @@ def kill(number: int, **changes: Any) -> KillStep:
 
 def sender(tenant: str = TENANT, **limits: int) -> Sender:
     """The peer of a tenant under a policy that limits nothing but what is named."""
-    policy = Policy.model_validate({"agents": 100, "queued": 1000, "rate_per_s": 1_000_000, **limits})
-    return Sender(tenant, tenant.partition("~")[0], policy)
+    unlimited = {"agents": 100, "queued": 1000, "rate_per_s": 1_000_000, "commands_per_s": 1_000_000}
+    return Sender(tenant, tenant.partition("~")[0], Policy.model_validate({**unlimited, **limits}))
 
 
 @dataclass
@@ -76,9 +78,11 @@ class Rig:
         self.jtis += 1
         return id_of(self.jtis)
 
-    async def accept(self, *steps: Step, by: Sender | None = None, jti: str | None = None) -> list[Answer]:
+    async def accept(
+        self, *steps: Step, by: Sender | None = None, jti: str | None = None, raw: bytes = RAW
+    ) -> list[Answer]:
         """Accept an envelope of these steps."""
-        return await self.queue.accept(by or sender(), jti or self.jti(), RAW, steps)
+        return await self.queue.accept(by or sender(), jti or self.jti(), raw, steps)
 
     async def accept_many(self, numbers: Iterable[int], **changes: Any) -> None:
         """Accept agents in one envelope."""
@@ -166,6 +170,7 @@ async def check_invariants(rig: Rig, *, acknowledged: bool = False) -> None:
     assert {f"{tenant} {each}" for tenant, ids in found.queues.items() for each in ids} <= set(map(str, found.records))
     _check_loads(found)
     _check_envelopes(found)
+    await _check_sizes(rig, found)
     if not acknowledged:
         _check_events(found)
 
@@ -219,6 +224,32 @@ def _check_events(found: _Found) -> None:
         assert (states[0], states[-1]) == ("queued", fields["status"])
         for before, after in pairwise(states):
             assert after in TRANSITIONS[before], f"{before} to {after}"
+
+
+async def _check_sizes(rig: Rig, found: _Found) -> None:
+    """What is counted for each tenant is what is kept for it, and what of that has ended can be forgotten."""
+    sizes: Counter[str] = Counter()
+    ended: dict[str, set[str]] = {}
+    for ref, fields in found.records.items():
+        when_it_ended = {name: value for name, value in fields.items() if name != "requeued_as"}
+        bytes_ = 0 if fields["status"] not in TERMINAL else _weigh(when_it_ended)
+        sizes[ref.tenant] += _AGENT_BYTES + bytes_
+        if bytes_:
+            ended.setdefault(ref.tenant, set()).add(f"a {ref.agent_id} {_AGENT_BYTES + bytes_}")
+    for key, (envelope, _) in found.envelopes.items():
+        _, tenant, jti = key.split(":")
+        sizes[tenant] += len(envelope["raw"])
+        if int(envelope["live"]) == 0:
+            ended.setdefault(tenant, set()).add(f"e {jti} {len(envelope['raw'])}")
+    for tenant, events in found.events.items():
+        sizes[tenant] += sum(_EVENT_BYTES + _weigh(event) for event in events)
+    for tenant, size in sizes.items():
+        assert int(await rig.client.get(f"{rig.prefix}size:{tenant}") or 0) == size, tenant
+        assert set(await _members(rig, f"ended:{tenant}")) == ended.get(tenant, set())
+
+
+def _weigh(fields: dict[str, str]) -> int:
+    return sum(len(name.encode()) + len(value.encode()) for name, value in fields.items())
 
 
 async def _members(rig: Rig, key: str) -> list[str]:

@@ -25,7 +25,7 @@ def test_every_rule_is_named_and_nothing_is_refused() -> None:
     assert [each["rule"] for each in document["rules"]] == [
         "connection", "policy.commands", "policy.agent_types", "policy.repositories", "policy.branches",
         "policy.skills", "policy.best_priority", "policy.max_timeout_s", "policy.max_attempts", "policy.queued",
-        "policy.agents", "policy.rate_per_s",
+        "policy.agents", "policy.rate_per_s", "policy.commands_per_s", "policy.store_mib",
     ]  # fmt: skip
     assert all(each["allows"] for each in document["rules"])
     assert {f"policy.{rule}" for rule in Policy.model_fields} <= {each["rule"] for each in document["rules"]}

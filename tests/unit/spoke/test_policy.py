@@ -166,6 +166,8 @@ def test_options_in_disguise_are_invalid(repository: str, branch: str) -> None:
         {"agents": "4"},
         {"queued": True},
         {"rate_per_s": 0},
+        {"commands_per_s": 0},
+        {"store_mib": -1},
         {"comands": []},
     ],
     ids=lambda changes: f"{next(iter(changes.items()))}",

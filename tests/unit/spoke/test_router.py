@@ -69,9 +69,7 @@ def test_the_age_of_an_id_matters_for_spawns_only() -> None:
     assert each.refused is None
 
 
-@pytest.mark.parametrize(
-    "code", ["conflict", "stale", "killed", "not_found", "quota_exceeded", "queue_full", "draining"]
-)
+@pytest.mark.parametrize("code", ["conflict", "stale", "killed", "not_found", "queue_full", "draining"])
 def test_every_code_of_the_queue_has_a_sentence_and_its_retryable(code: str) -> None:
     refused = refused_by_queue(StepRefused(code))
     assert refused.code == code
