@@ -1,7 +1,8 @@
 """A node's directory: one running node at a time, and where the others find it.
 
-The lock is an advisory lock of the kernel, gone with the process whatever ends it. The URL file says where the node
-listens, so that the command line finds a node that took a free port; it is only ever a hint.
+Locks are advisory locks of the kernel, gone with the process whatever ends it. The URL file says where the node listens
+and is believed only while the node holds a lock on it: whoever calls the node shows a token, and when the node is down
+anybody on the machine may listen on its port.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from common.errors import LocalError
 
@@ -43,17 +44,29 @@ def announced(directory: Path, url: str) -> Iterator[None]:
     """Leave the node's URL in its directory for the command line until the block ends."""
     path = directory / _URL
     temporary = directory / f"{_URL}.new"
-    temporary.write_text(f"{url}\n")
-    temporary.replace(path)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
+    with temporary.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # before anybody can find it under its name
+        file.write(f"{url}\n")
+        file.flush()
+        temporary.replace(path)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def announced_url(directory: Path) -> str | None:
-    """Return the URL that the node running on this directory announced, or None."""
+    """Return the URL that the node running on this directory announced, or None when none runs."""
     try:
-        return (directory / _URL).read_text().strip() or None
+        with (directory / _URL).open() as file:
+            return (file.readline().strip() or None) if _is_locked(file) else None
     except OSError:
         return None
+
+
+def _is_locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False

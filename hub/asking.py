@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
@@ -67,10 +67,17 @@ class ServerSentEvent:
 
 
 class Asking:
-    """Asks one hub; use it with `async with`. Without `tls` it believes the authorities of the system."""
+    """Asks one hub; use it with `async with`. Without `tls` it believes the authorities of the system.
 
-    def __init__(self, url: str, token: str, tls: ssl.SSLContext | None = None) -> None:
+    `is_up`, for who can tell without connecting, is asked before the token goes out: while the hub is down another
+    program may listen in its place.
+    """
+
+    def __init__(
+        self, url: str, token: str, tls: ssl.SSLContext | None = None, is_up: Callable[[], bool] | None = None
+    ) -> None:
         self._tls = tls
+        self._is_up = is_up
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"}
         self._session: aiohttp.ClientSession | None = None
@@ -90,6 +97,8 @@ class Asking:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             raise RuntimeError("use the client inside async with")
+        if self._is_up is not None and not self._is_up():
+            raise ConnectionRefusedError("the hub is down")
         return self._session
 
     def _gone(self, error: Exception) -> NodeUnreachable:

@@ -13,12 +13,11 @@ from common.audit_file import acting
 from common.configuration import default_directory
 from common.directory import announced_url
 from common.keyfiles import load_token
-from common.listen_address import parse_listen
 from common.logs import configure_quietly
 from hub.cli.output import invocation
-from hub.client import HubClient
+from hub.client import HubClient, NodeUnreachable
 from hub.node import Hub
-from hub.settings import HubDirectory, HubSettings, load
+from hub.settings import HubDirectory, load
 from hub.tokens import TokenStore
 
 T = TypeVar("T")
@@ -55,13 +54,15 @@ def open_tokens(hub: Hub) -> Iterator[TokenStore]:
         yield tokens
 
 
-def node_url(place: HubDirectory, settings: HubSettings) -> str:
-    """Return where the node answers on this machine."""
-    if announced := announced_url(place.path):
-        return _reachable(announced)
-    host, port = parse_listen(settings.node.listen)
-    scheme = "http" if settings.tls.certificate is None else "https"
-    return _reachable(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
+def node_url(place: HubDirectory) -> str:
+    """Return where the node answers on this machine; raises `NodeUnreachable` when none runs there.
+
+    Never where the configuration says that it would listen: the token would go to whoever listens there instead.
+    """
+    url = announced_url(place.path)
+    if url is None:
+        raise NodeUnreachable(f"no hub runs on {place.path}; start it with hub serve")
+    return _reachable(url)
 
 
 def _reachable(url: str) -> str:
@@ -71,10 +72,16 @@ def _reachable(url: str) -> str:
 
 
 def client() -> HubClient:
-    """Return a client of the node; raises `ConfigError`, `KeyFileError`, `TlsError`."""
+    """Return a client of the node; raises `ConfigError`, `KeyFileError`, `NodeUnreachable`, `TlsError`."""
     place = directory()
     settings = load(place)
-    return HubClient(node_url(place, settings), load_token(place.token_file), settings.tls.of_oneself(place.path))
+    url, tls = node_url(place), settings.tls.of_oneself(place.path)
+    return HubClient(url, load_token(place.token_file), tls, lambda: _is_at(place, url))
+
+
+def _is_at(place: HubDirectory, url: str) -> bool:
+    announced = announced_url(place.path)
+    return announced is not None and _reachable(announced) == url
 
 
 def ask(coroutine: Coroutine[Any, Any, T]) -> T:

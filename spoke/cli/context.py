@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from common.audit_file import acting
-from common.command_line import Output
+from common.command_line import Output, Unreachable
 from common.configuration import default_directory
 from common.directory import announced_url
 from common.keyfiles import load_token
@@ -60,7 +60,9 @@ class SpokeContext:
         """Ask the running node; raises `Unreachable`, `Refused`."""
         settings = self.settings()
         tls = settings.tls.of_oneself(self.directory.path)
-        url = announced_url(self.directory.path) or f"{'https' if tls else 'http'}://{settings.node.listen}"
+        url = announced_url(self.directory.path)
+        if url is None:  # the configured port may be anybody's now, who would get the token
+            raise Unreachable(f"no spoke runs on {self.directory.path}; start it with: spoke serve")
         client = LocalClient(url, load_token(self.directory.token_file), tls)
         return asyncio.run(client.call(method, path, query=query, body=body, timeout_s=timeout_s))
 

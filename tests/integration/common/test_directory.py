@@ -96,6 +96,23 @@ def test_the_url_is_there_while_the_node_is(tmp_path: Path) -> None:
     assert announced_url(tmp_path) is None
 
 
+@pytest.mark.attack(58)
+def test_what_a_node_that_was_killed_left_is_not_believed(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    holder.kill()
+    holder.wait(10)
+    assert (tmp_path / "node.url").read_text() == "http://127.0.0.1:1\n"
+    assert announced_url(tmp_path) is None
+    with announced(tmp_path, "http://127.0.0.1:2"):
+        assert announced_url(tmp_path) == "http://127.0.0.1:2"
+
+
+def test_looking_does_not_keep_a_node_from_starting(tmp_path: Path) -> None:
+    with announced(tmp_path, "http://127.0.0.1:1"):
+        assert announced_url(tmp_path) == announced_url(tmp_path) == "http://127.0.0.1:1"
+    with announced(tmp_path, "http://127.0.0.1:2"):
+        assert announced_url(tmp_path) == "http://127.0.0.1:2"
+
+
 def test_another_process_reads_the_url(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     assert announced_url(tmp_path) == "http://127.0.0.1:1"
 

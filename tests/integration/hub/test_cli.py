@@ -448,10 +448,13 @@ async def test_wait_survives_a_restart_of_the_hub(tmp_path: Path) -> None:
         async with StandinSpoke(own) as spoke:
             agent_id = await own.spawn(spoke.id)
             await own.until_delivery(agent_id, "delivered")
+
+            def looks() -> int:
+                return len(own.log_lines("request.answered", route="GET /api/v1/agents/{id}", id=agent_id))
+
+            before = looks()
             task = asyncio.create_task(own.hub("wait", agent_id))
-            await eventually(
-                lambda: own.log_lines("request.answered", route="GET /api/v1/agents/{id}", id=agent_id), "it waits"
-            )
+            await eventually(lambda: looks() > before, "it waits")
             await own.kill9()
             await own.restart()
             await spoke.report(spoke.advance(agent_id, "completed"))
