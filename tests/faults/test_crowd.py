@@ -42,6 +42,7 @@ async def ask_until(node: HubNode, done: asyncio.Event) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 @pytest.mark.fault(35)
 async def test_all_spokes_come_back_to_a_killed_hub_and_it_serves_meanwhile(tmp_path: Path) -> None:
     with ExitStack() as stack:
