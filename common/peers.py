@@ -28,7 +28,7 @@ TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 )
 
 LOCAL_TENANT: Final = "local"
-"""The tenant of what a node's own operator asks for; no peer's tenant lacks the `~`."""
+"""The tenant of what a node's own operator asks for; no peer's tenant lacks the `_`."""
 
 
 class PeerRefused(PeerError):
@@ -59,8 +59,11 @@ class Peer:
 
     @property
     def tenant(self) -> str:
-        """The name under which everything of this connection is kept, never used twice."""
-        return f"{self.instance}~{self.connection}"
+        """The name under which everything of this connection is kept, never used twice; no instance id holds a `_`.
+
+        It is part of paths, so no `~1`: Claude Code takes that for a short name of Windows and touches no such file.
+        """
+        return f"{self.instance}_{self.connection}"
 
     @property
     def current_key(self) -> PublicKey:

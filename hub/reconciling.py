@@ -95,7 +95,7 @@ class Reconciling:
             await asyncio.gather(*(self._ask(gate, tenant, ids) for tenant, ids in by_tenant.items()))
 
     async def _ask(self, gate: asyncio.Semaphore, tenant: str, agent_ids: Sequence[str]) -> None:
-        peer = self._trust.current().find(tenant.rpartition("~")[0])
+        peer = self._trust.current().find(tenant.rpartition("_")[0])
         if peer is None or peer.tenant != tenant or peer.state != "active":
             return
         async with gate:

@@ -150,7 +150,7 @@ class Sender:
 
     def _active(self, tenant: str) -> Peer | None:
         """Return the tenant's peer, one in state `revoked` when that connection has ended, None while it rests."""
-        instance, _, number = tenant.rpartition("~")
+        instance, _, number = tenant.rpartition("_")
         peer = self._trust.current().find(instance)
         if peer is None or peer.tenant != tenant:
             return Peer(instance=instance, kind="spoke", state="revoked", connection=int(number), keys=())

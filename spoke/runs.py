@@ -10,20 +10,23 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from common.ids import is_uuid7
 from spoke.agent_record import AgentRef, TamperedRecord
-from spoke.supervision.run_dir import LAUNCH, LOG
+from spoke.supervision.run_dir import LAUNCH, LOG, TAIL
 
 _TASK: Final = "task.json"
+_PROMPT: Final = "prompt.md"
 _RESULT: Final = "result.json"
 _ORIGIN: Final = "origin.json"
 _SETTLED: Final = "settled"
-_TENANT: Final = re.compile(r"[a-z0-9][a-z0-9.~-]*\Z")
+_TENANT: Final = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
+_CHUNK_BYTES: Final = 1024 * 1024
 _PARTIAL_CHARACTER_BYTES: Final = 3
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -40,6 +43,11 @@ class Run:
         return self.directory / _TASK
 
     @property
+    def prompt_file(self) -> Path:
+        """The prompt, for programs that read a file; there only where the profile takes a prompt."""
+        return self.directory / _PROMPT
+
+    @property
     def result_file(self) -> Path:
         """Where the agent may write a result: `$HUBSPOKE_RESULT_FILE`."""
         return self.directory / "out" / _RESULT
@@ -54,12 +62,21 @@ class Run:
         """The agent's directory for temporary files."""
         return self.directory / "tmp"
 
-    def make(self, task: bytes) -> None:
-        """Make the directories and write the task; may be repeated until the agent is started."""
+    def make(self, task: bytes, prompt: bytes | None = None) -> None:
+        """Make the directories and write task and prompt; may be repeated until the agent is started."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in (self.home, self.temporary, self.result_file.parent):
             directory.mkdir(mode=0o700, exist_ok=True)
         self.task_file.write_bytes(task)
+        if prompt is not None:
+            self.prompt_file.write_bytes(prompt)
+
+    def output(self) -> Iterator[bytes]:
+        """Return what the agent printed, in chunks: its log, and the end of what did not fit; raises OSError."""
+        for name in (LOG, TAIL):
+            with suppress(FileNotFoundError), os.fdopen(os.open(self.directory / name, _READ), "rb") as file:
+                while stat.S_ISREG(os.fstat(file.fileno()).st_mode) and (chunk := file.read(_CHUNK_BYTES)):
+                    yield chunk
 
     def keep_origin(self, fields: Mapping[str, str], raw: bytes) -> None:
         """Write down the record and the signed envelope that the run is started from, for a store that forgets them."""
@@ -90,7 +107,7 @@ class Unsettled:
 
     def is_of(self, peer: str | None) -> bool:
         """Whether it is an agent of that peer; None for any."""
-        return peer is None or self.ref.tenant.rpartition("~")[0] == peer
+        return peer is None or self.ref.tenant.rpartition("_")[0] == peer
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class StoredCommands:
         return max(1, min(spawn.timeout_s, granted_s, self._ceiling_s(record)))
 
     def _ceiling_s(self, record: AgentRecord) -> int:
-        peer = self._trust().find(record.ref.tenant.rpartition("~")[0])
+        peer = self._trust().find(record.ref.tenant.rpartition("_")[0])
         return LOCAL_POLICY.max_timeout_s if peer is None else self._policy_of(peer).max_timeout_s
 
     def _keyring(self, record: AgentRecord) -> Keyring:

@@ -14,7 +14,7 @@ from spoke.mirror import WorkspaceFailed
 
 RECORD: Final = "workspace.json"
 # A tenant (an instance id and the number of its connection) or a UUID: no separator, no `..`, nothing hidden.
-_PART: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?(~[0-9]{1,18})?\Z")
+_PART: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?(_[0-9]{1,18})?\Z")
 
 
 class Places:

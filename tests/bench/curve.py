@@ -28,7 +28,7 @@ SIZES: Final = (1_000, 10_000, 100_000, 1_000_000)
 BATCH: Final = 500
 REPEATS: Final = 200
 SENDER: Final = Sender(
-    "hub-eu~1", "hub-eu", Policy(agents=UNLIMITED, queued=UNLIMITED, rate_per_s=UNLIMITED, store_mib=0)
+    "hub-eu_1", "hub-eu", Policy(agents=UNLIMITED, queued=UNLIMITED, rate_per_s=UNLIMITED, store_mib=0)
 )
 CONTEXT: Final = Context(repository="https://git.example.org/team/app.git", branch="main", workItems=["work"])
 CLOCK: Final = SystemClock()

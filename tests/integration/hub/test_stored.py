@@ -153,7 +153,7 @@ async def test_a_full_outbox_takes_no_more_and_drops_nothing(
         await stored.agents.find(agents[3].agent_id)
     # What was taken is answered as before, another spoke has room, and a kill finds some.
     assert await stored.outcomes(agents[0]) == ["same"]
-    assert await stored.outcomes(new_agent(numbered_id(), tenant="other~9", spoke="other")) == ["created"]
+    assert await stored.outcomes(new_agent(numbered_id(), tenant="other_9", spoke="other")) == ["created"]
     (queued,) = await stored.outbox.enqueue_kills([NewKill(agents[0].agent_id, new_id(), b"{}")])
     assert queued.outcome == "queued"
     later = settled(agents[1].agent_id, "retry", error=REFUSED, not_before_ms=NOW_MS + 1)

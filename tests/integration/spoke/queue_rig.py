@@ -20,8 +20,8 @@ from spoke.queue import Queue
 from spoke.queue_terms import Answer, Bounds, Claim, KillStep, Sender, SpawnStep, Step
 
 INSTANCE: Final = "build-1"
-TENANT: Final = "hub-eu~1"
-OTHER: Final = "hub-us~2"
+TENANT: Final = "hub-eu_1"
+OTHER: Final = "hub-us_2"
 RAW: Final = b"the signed envelope"
 _AGENT_BYTES: Final = 3072
 _EVENT_BYTES: Final = 256
@@ -56,7 +56,7 @@ def kill(number: int, **changes: Any) -> KillStep:
 def sender(tenant: str = TENANT, **limits: int) -> Sender:
     """The peer of a tenant under a policy that limits nothing but what is named."""
     unlimited = {"agents": 100, "queued": 1000, "rate_per_s": 1_000_000, "commands_per_s": 1_000_000}
-    return Sender(tenant, tenant.partition("~")[0], Policy.model_validate({**unlimited, **limits}))
+    return Sender(tenant, tenant.partition("_")[0], Policy.model_validate({**unlimited, **limits}))
 
 
 @dataclass

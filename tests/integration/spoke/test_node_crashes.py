@@ -230,10 +230,10 @@ async def test_a_spoke_that_stood_still_past_its_leases_takes_its_agents_up_agai
     await node.started(spawn["id"])
     async with connect(node.directory / "valkey") as client:
         os.kill(node.pid, signal.SIGSTOP)
-        await client.zadd(f"hs:{{{node.id}}}:leases", {f"{hub.id}~1 {spawn['id']}": 1})  # as after 15 s
+        await client.zadd(f"hs:{{{node.id}}}:leases", {f"{hub.id}_1 {spawn['id']}": 1})  # as after 15 s
         # What another worker would do now: take the lease, with a new token.
         token = await client.incr(f"hs:{{{node.id}}}:fence")
-        await client.hset(f"hs:{{{node.id}}}:agent:{hub.id}~1:{spawn['id']}", "token", str(token))
+        await client.hset(f"hs:{{{node.id}}}:agent:{hub.id}_1:{spawn['id']}", "token", str(token))
         os.kill(node.pid, signal.SIGCONT)
         await eventually(lambda: node.log_lines("agent.lease_lost"), "it notices that it holds nothing any more", 30)
         go.now()
@@ -346,11 +346,11 @@ async def test_nothing_is_started_from_a_queue_that_was_tampered_with(tmp_path: 
             prefix = f"hs:{{{node.id}}}:"
             for name, change in {**RECORDS, **ENVELOPES}.items():
                 spawn = spawns[name]
-                key = f"{prefix}agent:{hub.id}~1:{spawn['id']}"
+                key = f"{prefix}agent:{hub.id}_1:{spawn['id']}"
                 if name in ENVELOPES:
                     jti = await client.hget(key, "env")
                     assert jti is not None
-                    key = f"{prefix}env:{hub.id}~1:{jti.decode() if isinstance(jti, bytes) else jti}"
+                    key = f"{prefix}env:{hub.id}_1:{jti.decode() if isinstance(jti, bytes) else jti}"
                 await client.hset(key, mapping=change(node, hub, origin, spawn))  # type: ignore[arg-type]
         await node.restart(tables())
         for name, spawn in spawns.items():

@@ -24,7 +24,7 @@ def firsts(hub: HubPeer, agent_id: str) -> list[dict[str, Any]]:
 
 async def pending(node: SpokeNode, hub: HubPeer) -> int:
     async with connect(node.directory / "valkey") as client:
-        keys: Any = await client.keys(f"hs:{{{node.id}}}:events:{hub.id}~*")
+        keys: Any = await client.keys(f"hs:{{{node.id}}}:events:{hub.id}_*")
         return sum([await client.xlen(key) for key in keys])
 
 
@@ -132,7 +132,7 @@ async def test_an_event_that_no_script_wrote_holds_no_other_up(node: SpokeNode, 
         hub.register(node)
         async with connect(node.directory / "valkey") as client:
             for fields in ({"id": "x"}, {"id": new_id(), "status": "completed", "seq": "one"}):
-                await client.xadd(f"hs:{{{node.id}}}:events:{hub.id}~1", fields)  # type: ignore[arg-type]
+                await client.xadd(f"hs:{{{node.id}}}:events:{hub.id}_1", fields)  # type: ignore[arg-type]
         await hub.ask(node, spawn := hub.spawn(origin))
         await hub.saw(spawn["id"], "completed")
         assert {event["agentId"] for event in hub.events} == {spawn["id"]}

@@ -55,7 +55,7 @@ async def test_the_workspace_goes_and_the_work_stays_in_the_mirror(
     (sha,) = [commit["sha"] for commit in ended["result"]["commits"]]
     trees = f"workspaces/agents/*/{spawn['id']}/tree"
     await eventually(lambda: not list(shared.directory.glob(trees)), "it is removed")
-    (mirror,) = shared.directory.glob(f"workspaces/mirrors/{hub.id}~*/*.git")
+    (mirror,) = shared.directory.glob(f"workspaces/mirrors/{hub.id}_*/*.git")
     assert "new.txt" in git(mirror, "show", "--stat", sha)
 
 

@@ -30,7 +30,7 @@ from tests.integration.spoke.queue_rig import (
     spawn,
 )
 
-THIRD = "hub-as~3"
+THIRD = "hub-as_3"
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_a_connection_goes_only_where_the_table_leads(before: ConnectionState, a
 @pytest.mark.attack(33)
 def test_a_new_connection_of_the_same_id_is_another_tenant() -> None:
     assert hub_peer(connection=1).tenant != hub_peer(connection=2).tenant
-    assert "~" not in LOCAL_TENANT
+    assert "_" not in LOCAL_TENANT
 
 
 def test_the_tenants_of_two_ids_are_never_the_same() -> None:

@@ -9,7 +9,7 @@ from tests.envelopes import agent_status, id_of, spawn
 
 STORED: dict[str, Any] = {
     "spoke": b"build-1",
-    "tenant": b"build-1~2",
+    "tenant": b"build-1_2",
     "task": b"T-42",
     "type": b"worker",
     "status": b"pending",

@@ -11,7 +11,7 @@ from spoke.agent_record import AgentRecord, AgentRef, Place, TamperedRecord, dec
 from tests.envelopes import id_of
 
 QUEUED = {
-    "id": id_of(1), "tenant": "hub-eu~1", "peer": "hub-eu", "status": "queued", "seq": "1", "attempt": "0",
+    "id": id_of(1), "tenant": "hub-eu_1", "peer": "hub-eu", "status": "queued", "seq": "1", "attempt": "0",
     "task": "T-1", "type": "worker", "priority": "5", "timeout": "3600", "max_attempts": "3", "hash": "h",
     "env": id_of(2), "index": "0", "queued_at": "1795000000123",
 }  # fmt: skip
@@ -85,7 +85,7 @@ def test_without_an_attempt_nobody_knows_where_it_ran(attempt: dict[str, str]) -
 
 
 def test_names_are_read_as_they_are_written() -> None:
-    ref = AgentRef("hub-eu~1", id_of(1))
+    ref = AgentRef("hub-eu_1", id_of(1))
     assert AgentRef.parse(str(ref)) == ref == AgentRecord(QUEUED).ref
 
 

@@ -16,7 +16,7 @@ def looks(*deadlines: dict[str, int], every_s: float = 5.0) -> list[dict[str, in
 
 
 def test_one_that_stands_still_for_a_whole_lease_is_abandoned() -> None:
-    lease = {"hub-eu~1 a": NOW_MS}
+    lease = {"hub-eu_1 a": NOW_MS}
     assert looks(lease, lease, lease, lease, lease) == [{}, {}, {}, lease, lease]
 
 

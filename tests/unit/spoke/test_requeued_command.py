@@ -50,7 +50,7 @@ def test_what_the_operator_requeued_is_proved() -> None:
         pytest.param({"tenant": LOCAL_TENANT}, signed_by_us(), id="the hub's, as a local spawn"),
         pytest.param({"tenant": OTHER_TENANT}, signed_by_us(), id="the hub's, as another hub's"),
         pytest.param({}, signed_by_us(aud=OTHER_HUB), id="another hub's, as the hub's"),
-        pytest.param({"tenant": f"{HUB}~99"}, signed_by_us(), id="of a connection that is over"),
+        pytest.param({"tenant": f"{HUB}_99"}, signed_by_us(), id="of a connection that is over"),
         pytest.param({"id": id_of(3)}, signed_by_us(), id="under another id"),
     ],
 )

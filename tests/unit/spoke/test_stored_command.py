@@ -77,7 +77,7 @@ def test_what_lies_as_it_was_accepted_is_proved(members: dict[str, Any], index: 
 CHANGES: list[dict[str, str | None]] = [
     {"id": id_of(3)},
     {"tenant": other_peer().tenant},
-    {"tenant": f"{HUB}~99"},
+    {"tenant": f"{HUB}_99"},
     {"tenant": LOCAL_TENANT},
     {"tenant": ""},
     {"index": "1"},
