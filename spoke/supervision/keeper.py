@@ -20,8 +20,10 @@ from typing import Final
 from spoke.supervision import linux
 from spoke.supervision.agent_process import AgentProcess, MainEnd, SpawnFailed, spawn
 from spoke.supervision.allowance import Allowance
+from spoke.supervision.conversation import Conversation
 from spoke.supervision.course import Action, Course
 from spoke.supervision.log_pump import LogPump
+from spoke.supervision.masking import Masker
 from spoke.supervision.run_dir import (
     CRASH,
     EXIT,
@@ -29,6 +31,7 @@ from spoke.supervision.run_dir import (
     LAUNCH,
     LOG,
     STDIN,
+    TAIL,
     Ending,
     KeeperRecord,
     LaunchSpec,
@@ -82,7 +85,7 @@ def _keep_agent(fds: KeeperFds) -> None:
     started_at = linux.now_rfc3339()
     try:
         _write_identity(fds.run, started_at)
-        keeper = Keeper(spec, token, fds.control, started_at)
+        keeper = Keeper(spec, token, fds, started_at)
     except SpawnFailed as failure:
         ending = Ending("spawn_failed", linux.now_rfc3339(), started_at=started_at, detail=str(failure))
         _write_ending(fds.run, ending)
@@ -130,11 +133,12 @@ def _write_ending(run_fd: int, ending: Ending) -> None:
 class Keeper:
     """Starts the agent of `spec` and sees it to its end; raises SpawnFailed when it cannot be started."""
 
-    def __init__(self, spec: LaunchSpec, token: str, control_fd: int, started_at: str) -> None:
+    def __init__(self, spec: LaunchSpec, token: str, fds: KeeperFds, started_at: str) -> None:
         now = time.monotonic()
         self._course = Course(now, timeout_s=spec.timeout_s, silence_s=spec.silence_s, grace_s=spec.grace_s)
         self._grace_s = spec.grace_s
-        self._control_fd = control_fd
+        self._run_fd = fds.run
+        self._control_fd = fds.control
         self._control_rest = b""
         self._terminated = False
         self._started_at = started_at
@@ -145,7 +149,8 @@ class Keeper:
     def _start(self, spec: LaunchSpec, token: str) -> LogPump:
         try:
             log_fd = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-            stdin_fd = os.open(STDIN, os.O_RDONLY | os.O_NOFOLLOW)
+            self._talk = Conversation(spec.turn_end) if spec.stream else None
+            stdin_fd = os.open(STDIN, os.O_RDONLY | os.O_NOFOLLOW) if self._talk is None else self._talk.stdin_fd
             self._pipe_fd, output_fd = os.pipe()
         except OSError as error:
             raise SpawnFailed(f"run directory: {error.strerror}") from error
@@ -153,7 +158,10 @@ class Keeper:
         self._agent = self._spawn(spec, token, stdin_fd, output_fd)
         os.close(output_fd)
         os.close(stdin_fd)
-        return LogPump(self._pipe_fd, log_fd, spec.log_cap_bytes)
+        masker = Masker(spec.masks)
+        if self._talk is None:
+            return LogPump(self._pipe_fd, log_fd, spec.log_cap_bytes, masker)
+        return LogPump(self._pipe_fd, log_fd, spec.log_cap_bytes, masker, self._talk.watch)
 
     def _spawn(self, spec: LaunchSpec, token: str, stdin_fd: int, output_fd: int) -> AgentProcess:
         try:
@@ -192,7 +200,8 @@ class Keeper:
             poller.register(fd, select.POLLIN)
         while True:
             wake_at = min(self._course.wake_at(), self._allowance.look_at())
-            wait_s = min(max(0.0, wake_at - time.monotonic()), _MAX_WAIT_S)
+            longest_s = math.inf if self._talk is None else self._talk.go_on(poller)
+            wait_s = min(max(0.0, wake_at - time.monotonic()), longest_s, _MAX_WAIT_S)
             ready = {fd for fd, _ in poller.poll(math.ceil(wait_s * 1000))}
             if self._wake_fd in ready:
                 _drain(self._wake_fd)
@@ -217,6 +226,8 @@ class Keeper:
         return self._act(self._course.decide(now, empty=self._agent.is_empty()))
 
     def _act(self, action: Action) -> bool:
+        if action is not Action.WAIT and self._talk is not None:
+            self._talk.close()
         if action is Action.TERMINATE:
             self._note_signal("SIGTERM")
             self._agent.terminate()
@@ -248,6 +259,7 @@ class Keeper:
     def _finish(self) -> Ending:
         survivors = self._agent.count_survivors()
         self._pump.finish()
+        self._keep_tail()
         main_end = self._agent.main_end or MainEnd(None, None)
         cause = self._course.cause
         if cause == "exited" and main_end.exit_code != 0 and self._allowance.out_of_memory():
@@ -266,6 +278,11 @@ class Keeper:
             detail=self._allowance.excess or self._pump.problem,
             receipt=Receipt(signals, survivors) if signals else None,
         )
+
+    def _keep_tail(self) -> None:
+        if self._pump.tail:
+            with suppress(OSError):  # as for the log itself: how it ended counts more
+                write_file(TAIL, bytes(self._pump.tail), self._run_fd, durable=False)
 
 
 def _drain(fd: int) -> bytes:

@@ -1,23 +1,44 @@
 """Moves what an agent prints into its log, up to a cap; the agent is never held up and never dies of it (fault 28).
 
-After the cap, or when the disk refuses, one marker line is written and the rest is read, counted and dropped. The bytes
-are not looked at: invalid UTF-8 and escape sequences arrive as they were.
+After the cap, or when the disk refuses, one marker line is written and the rest is read, counted and dropped, but for
+its last 256 KiB, which go into a file of their own: how it ended is told last. Secrets are masked; all other bytes
+arrive as they were, invalid UTF-8 and escape sequences too.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Final
+
+from spoke.supervision.masking import Masker
 
 _CHUNK: Final = 65536
 _DRAIN_CHUNKS: Final = 64
 """More than any pipe holds: after its writers are gone, one drain gets everything."""
+TAIL_BYTES: Final = 256 * 1024
+
+
+def _nobody(chunk: bytes) -> None:
+    """Watches nothing."""
 
 
 class LogPump:
     """Reads `pipe_fd` (non-blocking), writes `log_fd`; owns both."""
 
-    def __init__(self, pipe_fd: int, log_fd: int, cap_bytes: int) -> None:
+    def __init__(
+        self,
+        pipe_fd: int,
+        log_fd: int,
+        cap_bytes: int,
+        masker: Masker | None = None,
+        watch: Callable[[bytes], None] = _nobody,
+    ) -> None:
+        """Take also what `watch` is told of each chunk, as the agent printed it."""
+        self._masker = masker or Masker(())
+        self._watch = watch
+        self.tail = bytearray()
+        """The last of what was dropped."""
         self._pipe_fd = pipe_fd
         self._log_fd = log_fd
         self._cap_bytes = cap_bytes
@@ -32,7 +53,8 @@ class LogPump:
             chunk = os.read(self._pipe_fd, _CHUNK)
         except BlockingIOError:
             return None
-        self._keep(chunk)
+        self._watch(chunk)
+        self._keep(self._masker.feed(chunk))
         return len(chunk)
 
     def finish(self) -> None:
@@ -40,6 +62,7 @@ class LogPump:
         for _ in range(_DRAIN_CHUNKS):
             if not self.pump():
                 break
+        self._keep(self._masker.flush())
         try:
             os.fsync(self._log_fd)
         except OSError as error:
@@ -55,6 +78,8 @@ class LogPump:
             if not self.dropped:
                 self._write(self._marker())
             self.dropped += len(chunk) - written
+            self.tail += chunk[written:]
+            del self.tail[:-TAIL_BYTES]
 
     def _marker(self) -> bytes:
         reason = self.problem or f"capped at {self._cap_bytes} bytes"

@@ -17,8 +17,11 @@ from typing import Any, Final, Literal, get_args
 LAUNCH: Final = "launch.json"
 """What to run; written before anything is forked and never replaced: an attempt is started at most once."""
 STDIN: Final = "stdin"
+"""What the agent reads: as it is, or as lines of messages (`input_feed`)."""
 LOG: Final = "log"
 """stdout and stderr of the agent, as they came, up to the cap."""
+TAIL: Final = "log.tail"
+"""The last of what was dropped after the cap, unless nothing was: how it ended is told last."""
 LOCK: Final = "keeper.lock"
 """Held from before the launch record exists until the keeper ends: liveness without process ids."""
 KEEPER: Final = "keeper.json"
@@ -65,7 +68,9 @@ class LaunchSpec:
     """One agent start: `env` is the complete environment, `stdin` is not part of the launch record.
 
     `cgroup` is the control group to be made for it. `wrapped` says that the main process is a sandbox which would take
-    the agent along at once: what asks the agent to end goes to everything but it.
+    the agent along at once: what asks the agent to end goes to everything but it. `stream` says that `stdin` holds
+    messages, to which more may be added, and that the agent's input stays open until it printed a line of the type
+    `turn_end`. `masks` are the texts that must not get into the log.
     """
 
     argv: tuple[str, ...]
@@ -79,6 +84,9 @@ class LaunchSpec:
     limits: Limits = field(default_factory=Limits)
     cgroup: str | None = None
     wrapped: bool = False
+    stream: bool = False
+    turn_end: str | None = None
+    masks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +151,9 @@ def encode_launch(spec: LaunchSpec, token: str) -> bytes:
         "log_cap_bytes": spec.log_cap_bytes,
         "cgroup": spec.cgroup,
         "wrapped": spec.wrapped,
+        "stream": spec.stream,
+        "turn_end": spec.turn_end,
+        "masks": list(spec.masks),
         "limits": limits,
         "token": token,
     }
@@ -154,8 +165,8 @@ def decode_launch(content: bytes) -> tuple[LaunchSpec, str]:
     record = json.loads(content)
     token = str(record.pop("token"))
     limits = Limits(**record.pop("limits"))
-    argv = tuple(record.pop("argv"))
-    return LaunchSpec(argv=argv, limits=limits, **record), token
+    argv, masks = tuple(record.pop("argv")), tuple(record.pop("masks", ()))
+    return LaunchSpec(argv=argv, limits=limits, masks=masks, **record), token
 
 
 def encode_keeper(keeper: KeeperRecord) -> bytes:
@@ -171,6 +182,10 @@ def decode_keeper(content: bytes) -> KeeperRecord | None:
         return KeeperRecord(int(record["pid"]), int(record["startTicks"]), str(record["startedAt"]))
     except (ValueError, KeyError, TypeError):
         return None
+
+
+INPUT_ADDED: Final = b'{"input": true}\n'
+"""The control line after which the keeper looks for new messages; it looks after every control line."""
 
 
 def encode_kill(request: KillRequest) -> bytes:

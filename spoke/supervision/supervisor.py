@@ -16,7 +16,7 @@ from typing import Final, Self
 
 from common.errors import HubspokeError, LocalError
 from spoke.supervision import adoption, linux
-from spoke.supervision.control import ask_to_end
+from spoke.supervision.control import ask_to_end, tell
 from spoke.supervision.keeper import STATUS_ENDED, STATUS_RUNNING
 from spoke.supervision.nursery_client import DEFAULT_ENV, NurseryClient
 from spoke.supervision.run_dir import (
@@ -114,6 +114,13 @@ class Supervisor:
         The request is kept if the agent is just being started. Nothing happens when the run has ended or never began.
         """
         ask_to_end(run_dir, grace_s, cause)
+
+    def send(self, run_dir: Path, message_id: str, message: bytes) -> None:
+        """Give a running agent a message, one line without its end, once however often; blocks for a moment.
+
+        Raises InputClosed when it takes none, or none any more, and OSError.
+        """
+        tell(run_dir, message_id, message)
 
     def state(self, run_dir: Path) -> RunState:
         """Return what is true of the run right now, whoever started it."""
