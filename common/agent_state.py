@@ -49,6 +49,8 @@ REASONS: Final = frozenset(
         "lost",
         "oom",
         "tampered",
+        "turn_limit",
+        "cost_limit",
     }
 )
 """Why an agent ended in a terminal state other than `completed`. A receiver shows one that it does not know."""

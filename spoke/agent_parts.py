@@ -38,6 +38,7 @@ class AgentParts:
     runs: Runs
     worker: Worker
     janitor: Janitor
+    launcher: Launcher
 
 
 def agent_parts(
@@ -47,11 +48,12 @@ def agent_parts(
     directory, clock = spoke.directory, SystemClock()
     runs, occupancy = Runs(directory.runs), Occupancy()
     workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)))
-    attendant = Attendant(queue, commands, workspaces, sup, runs, _launcher(spoke), clock)
+    launcher = _launcher(spoke)
+    attendant = Attendant(queue, commands, workspaces, sup, runs, launcher, clock)
     name, life = _name(directory.path), clock.new_id()
     worker = Worker(queue, attendant, limits, node=name, life=life, occupancy=occupancy)
     keep = _keep(spoke.settings.limits)
-    return AgentParts(runs, worker, Janitor(queue, runs, workspaces, sup, occupancy, clock, keep))
+    return AgentParts(runs, worker, Janitor(queue, runs, workspaces, sup, occupancy, clock, keep), launcher)
 
 
 def _launcher(spoke: Spoke) -> Launcher:

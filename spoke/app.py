@@ -33,7 +33,7 @@ from common.inbox import Inbox
 from common.introduction import identity_claim
 from common.links import Carrier, Links
 from common.own_keys import OwnKeys
-from common.peers import LOCAL_TENANT
+from common.peers import LOCAL_TENANT, Peer
 from common.post import PostTransport, open_session
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
@@ -49,6 +49,7 @@ from spoke.eviction import Eviction
 from spoke.federation_routes import FederationRoutes
 from spoke.intake import Intake
 from spoke.joining import Joiner
+from spoke.launching import Launcher
 from spoke.local_api import Access, Guard, LocalApi
 from spoke.local_spawn import LocalSpawner
 from spoke.metrics import Metrics
@@ -59,7 +60,7 @@ from spoke.policy import LOCAL_POLICY
 from spoke.queue import Queue
 from spoke.requeue import Requeuer
 from spoke.rotating import Rotating
-from spoke.router import Router
+from spoke.router import Router, Rules
 from spoke.salvage import Salvage
 from spoke.stored_command import StoredCommands
 from spoke.supervision.supervisor import Supervisor
@@ -117,7 +118,7 @@ class _Parts:
             watched, self.queue.store, clock, Salvage(self.queue, agents.runs, commands, sup, self.worker)
         )
         self.courier = Courier(self.queue, exchange, trust.current)
-        router = Router(self.queue, agents.runs, exchange, spoke.policy_of, self._oldest_ms, uuid7_time_ms, audit)
+        router = Router(self.queue, agents.runs, exchange, partial(self._rules_of, agents.launcher), audit)
         metrics = Metrics(self.queue)
         rotating, announcer = _rotating(spoke, trust, self.queue, keys, exchange)
         petition = Petition(Joiner(me, keys, settings.node.url, clock), session, trust)
@@ -129,7 +130,12 @@ class _Parts:
         federation = FederationRoutes(partial(_identity, spoke, keys), keys, intake, exchange)
         guard, view = Guard(Access(spoke.token, settings.local.remote), audit), AgentView(self.queue, self._limits)
         local = LocalApi(
-            guard, LocalSpawner(me.instance, keys, self.queue, exchange, clock), view, self.queue, agents.runs, metrics
+            guard,
+            LocalSpawner(me.instance, keys, self.queue, exchange, clock, agents.launcher.check),
+            view,
+            self.queue,
+            agents.runs,
+            metrics,
         )
         operator = OperatorApi(
             guard, view, self.queue, Requeuer(keys, self.queue, commands, exchange, clock), self.janitor
@@ -141,6 +147,9 @@ class _Parts:
         active = (peer for peer in self._trust.current().peers() if peer.state == "active" and peer.kind == "hub")
         limits = {peer.tenant: self._spoke.policy_of(peer).agents for peer in active}
         return {**limits, LOCAL_TENANT: LOCAL_POLICY.agents}
+
+    def _rules_of(self, launcher: Launcher, peer: Peer) -> Rules:
+        return Rules(self._spoke.policy_of(peer), self._oldest_ms(), uuid7_time_ms, launcher.check)
 
     async def _capacity(self) -> Capacity:
         load = await self.queue.load()

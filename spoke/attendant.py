@@ -11,21 +11,21 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import structlog
 
-from common.agent_state import TERMINAL
+from common.agent_state import TERMINAL, AgentType
 from common.clock import Clock
 from common.commands import Spawn
 from common.errors import CommandRefused, HubspokeError, Unavailable
 from common.repository import parse_repository
 from spoke.agent_record import TamperedRecord
+from spoke.conclusion import conclude
 from spoke.held import Held, KilledBeforeStart, LeaseLost
 from spoke.launching import Launcher
-from spoke.outcome import final_fields, judge, result_of
+from spoke.outcome import final_fields
 from spoke.queue import Queue
-from spoke.results import read_result_file
 from spoke.runs import Run, Runs
 from spoke.stored_command import StoredCommands
 from spoke.supervision.keeper import KEEPER_TERMINATED
@@ -181,13 +181,12 @@ class Attendant:
     async def _conclude(self, held: Held, run: Run, ending: Ending) -> None:
         workspace = await asyncio.to_thread(self._workspaces.open, held.ref.tenant, held.ref.agent_id)
         changes = await self._collect(workspace)
-        profile = self._launcher.profile(held.claim.record.fields["type"])
-        verdict = judge(ending, profile, readable=changes is not None)
-        summary, data, problem = await asyncio.to_thread(read_result_file, run.result_file)
-        fields = final_fields(ending, verdict.reason, result_of(ending, changes, summary, data))
-        problems = [each for each in (problem, changes and changes.problem) if each]
-        if problems:
-            fields.setdefault("detail", "; ".join(problems))
+        agent_type = cast("AgentType", held.claim.record.fields["type"])
+        outcome = await asyncio.to_thread(conclude, run, ending, self._launcher, agent_type, changes)
+        verdict = outcome.verdict
+        fields = final_fields(ending, verdict.reason, outcome.result)
+        if outcome.problems:
+            fields.setdefault("detail", "; ".join(outcome.problems))
         if not await self._persist(lambda: self._queue.finish(held.claim, verdict.status, fields)):
             raise LeaseLost
         await asyncio.to_thread(run.settle)

@@ -35,7 +35,7 @@ from common.valkey import check_durability, connect
 from spoke.app import Spoke
 from spoke.client import LocalClient
 from spoke.git import Git
-from spoke.profiles import AgentConfig, resolve_profile
+from spoke.profiles import AgentConfig, Profile, Shelf
 from spoke.sandbox import find_program, probe
 from spoke.settings import SpokeDirectory, load
 
@@ -81,7 +81,9 @@ async def diagnose(directory: SpokeDirectory, environment: Mapping[str, str]) ->
     findings.append(await _check_git(environment))
     for agent_type in AGENT_TYPES:
         config = spoke.settings.agents.get(agent_type, AgentConfig())
-        findings += [_check_program(agent_type, config, environment), _check_sandbox(agent_type, config, environment)]
+        profile = Shelf(directory.path).resolve(config, agent_type)
+        findings.append(_check_program(agent_type, config, profile, environment))
+        findings.append(_check_sandbox(agent_type, config, environment))
     findings += [_check_policy(spoke), *[finding async for finding in _check_hubs(spoke)]]
     return findings
 
@@ -156,13 +158,17 @@ async def _check_git(environment: Mapping[str, str]) -> Finding:
     return Finding("git", "ok", text)
 
 
-def _check_program(agent_type: str, config: AgentConfig, environment: Mapping[str, str]) -> Finding:
-    check, profile = f"agents.{agent_type}", resolve_profile(config)
+def _check_program(agent_type: str, config: AgentConfig, profile: Profile, environment: Mapping[str, str]) -> Finding:
+    check = f"agents.{agent_type}"
     program = profile.command[0]
     if shutil.which(program, path=environment.get("PATH")) is None:
-        mend = f"install it, or name another command in [agents.{agent_type}]"
+        mend = profile.install or f"install it, or name another command in [agents.{agent_type}]"
         return Finding(check, "bad", f"profile {profile.name}: there is no program {program}", mend)
-    missing = [name for name in profile.env if name not in environment]
+    # Of what the profile itself lists one is enough, of what the operator lists everything is meant.
+    own = profile.env[: len(profile.env) - len(config.env)]
+    missing = [name for name in config.env if name not in environment]
+    if own and not any(name in environment for name in profile.env):
+        missing = [*missing, f"none of {' '.join(own)}"]
     if missing:
         detail = f"profile {profile.name}: {', '.join(missing)} is not set here, so agents will not have it"
         return Finding(check, "warn", detail, "set it where spoke serve is started")

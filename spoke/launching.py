@@ -1,24 +1,38 @@
-"""From a verified spawn and its workspace to what the supervisor starts: argv, environment, stdin, limits.
+"""From a verified spawn and its workspace to what the supervisor starts: argv, environment, input, limits.
 
 Everything comes from the verified command and the operator's profile; nothing of the task becomes an argument.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from common.agent_state import AgentType
-from common.commands import Spawn
-from spoke.profiles import AgentConfig, Assignment, Profile, agent_environment, resolve_profile, task_document
+from common.agent_state import AGENT_TYPES, AgentType
+from common.commands import Spawn, SpawnFields
+from common.errors import Invalid
+from spoke.profiles import AgentConfig, Assignment, Profile, Shelf, agent_environment, task_document
+from spoke.profiles.shelf import fill_in
+from spoke.prompts import Prompts
 from spoke.runs import Run
 from spoke.sandbox import sandboxes
+from spoke.skills import SkillStore
+from spoke.supervision.input_feed import message_line
 from spoke.supervision.run_dir import LaunchSpec
 from spoke.workspace import Workspace
 
 _MIB: Final = 1024 * 1024
+_SECRET_NAME: Final = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)\Z")
+
+
+def message_of(text: str) -> bytes:
+    """Return a message for a program that takes them as lines of JSON (`prompt_via = "stream-json"`)."""
+    content = [{"type": "text", "text": text}]
+    return json.dumps({"type": "user", "message": {"role": "user", "content": content}}).encode()
 
 
 class Launcher:
@@ -34,51 +48,118 @@ class Launcher:
         groups: Path | None = None,
     ) -> None:
         """Take the configuration, the spoke's directory, and where control groups go; raises LocalError `config`."""
-        self._configured: dict[str, AgentConfig] = {str(name): config for name, config in configured.items()}
+        self._configured = {name: configured.get(name, AgentConfig()) for name in AGENT_TYPES}
+        shelf = Shelf(directory)
+        self._profiles = {name: shelf.resolve(config, name) for name, config in self._configured.items()}
+        self._prompts = Prompts(directory)
+        for name, profile in self._profiles.items():
+            if profile.prompt_via != "stdin-json":
+                self._prompts.template(name)  # a template that cannot be used is found now and not at a start
+        self._skills = SkillStore(directory)
         self._environment = environment
         self._log_mib = log_mib
         self._groups = groups
         self._sandboxes = sandboxes(self._configured, directory)
 
-    def config(self, agent_type: str) -> AgentConfig:
+    def config(self, agent_type: AgentType) -> AgentConfig:
         """Return what is configured for this kind of agent."""
-        return self._configured.get(agent_type, AgentConfig())
+        return self._configured[agent_type]
 
-    def profile(self, agent_type: str) -> Profile:
+    def profile(self, agent_type: AgentType) -> Profile:
         """Return the profile that runs this kind of agent."""
-        return resolve_profile(self.config(agent_type))
+        return self._profiles[agent_type]
+
+    def may_change(self, agent_type: AgentType) -> bool:
+        """Say whether this kind of agent may change its workspace."""
+        configured = self.config(agent_type).may_change
+        return agent_type != "reviewer" if configured is None else configured
+
+    def check(self, spawn: SpawnFields) -> None:
+        """Raise `Invalid` for a spawn that asks for skills which its agent could not be given."""
+        profile, skills = self.profile(spawn.agent_type), spawn.context.skills
+        if profile.skills_dir is None or not skills:
+            return  # they are data of the task, for the program to make something of
+        if "HOME" in profile.env:
+            raise Invalid("context.skills: agents of this type share a home here; leave skills out")
+        self._skills.check(skills)
 
     def prepare(self, run: Run, workspace: Workspace, spawn: Spawn, attempt: int) -> LaunchSpec:
-        """Make the run's directories, write its task, and return what to start; raises OSError, `SandboxMissing`."""
-        assignment = Assignment(
-            agent_id=spawn.id,
-            task_id=spawn.task_id,
-            agent_type=spawn.agent_type,
-            attempt=attempt,
-            timeout_s=spawn.timeout_s,
-            context=spawn.context,
-            branch=workspace.branch,
-            base=workspace.base,
-            home=run.home,
-            temporary=run.temporary,
-            task_file=run.task_file,
-            result_file=run.result_file,
-        )
+        """Make the run's directories, write its task, and return what to start.
+
+        Raises OSError, `SandboxMissing`, `Invalid` for a skill that has gone, LocalError `config`.
+        """
+        assignment = _assignment(run, workspace, spawn, attempt)
         profile = self.profile(spawn.agent_type)
         task = task_document(assignment)
-        run.make(task)
+        prompt = None if profile.prompt_via == "stdin-json" else self._prompts.render(spawn.agent_type, assignment)
+        run.make(task, None if prompt is None else prompt.encode())
+        if profile.skills_dir is not None and "HOME" not in profile.env:
+            self._skills.install(spawn.context.skills, run.home / profile.skills_dir)
         sandbox = self._sandboxes.get(spawn.agent_type)
         limits = self.config(spawn.agent_type).limits
-        argv = tuple(profile.command)
+        argv = _argv(profile, spawn, run, workspace)
+        if sandbox is not None:
+            may_change = self.may_change(spawn.agent_type)
+            argv = sandbox.confine(argv, workspace, run, self._environment.get("PATH"), may_change=may_change)
         return LaunchSpec(
-            argv=argv if sandbox is None else sandbox.confine(argv, workspace, run, self._environment.get("PATH")),
+            argv=argv,
             cwd=str(workspace.tree),
             env=agent_environment(profile, self._environment, assignment),
             timeout_s=spawn.timeout_s,
             silence_s=limits.silence_s,
             log_cap_bytes=(limits.log_mib or self._log_mib) * _MIB,
-            stdin=task,
+            stdin=_stdin(profile, spawn.id, task, prompt or ""),
             limits=limits.to_supervision(),
             cgroup=None if self._groups is None else str(self._groups / f"agent-{secrets.token_hex(8)}"),
             wrapped=sandbox is not None,
+            stream=profile.takes_input,
+            turn_end=profile.turn_end,
+            masks=self._masks(profile),
         )
+
+    def _masks(self, profile: Profile) -> tuple[str, ...]:
+        """Return the values that must not get into a log: of the listed names, and of those that look like secrets."""
+        names = {*profile.masks, *(name for name in profile.env if _SECRET_NAME.search(name))}
+        return tuple(sorted(self._environment[name] for name in names if self._environment.get(name)))
+
+
+def _assignment(run: Run, workspace: Workspace, spawn: Spawn, attempt: int) -> Assignment:
+    return Assignment(
+        agent_id=spawn.id,
+        task_id=spawn.task_id,
+        agent_type=spawn.agent_type,
+        attempt=attempt,
+        timeout_s=spawn.timeout_s,
+        context=spawn.context,
+        branch=workspace.branch,
+        base=workspace.base,
+        home=run.home,
+        temporary=run.temporary,
+        task_file=run.task_file,
+        result_file=run.result_file,
+    )
+
+
+def _argv(profile: Profile, spawn: Spawn, run: Run, workspace: Workspace) -> tuple[str, ...]:
+    if profile.takes_command:
+        return (*profile.command, *profile.arguments.get(spawn.agent_type, []))  # the operator's, as it stands
+    places = {
+        "{session}": spawn.id,
+        "{tree}": str(workspace.tree),
+        "{home}": str(run.home),
+        "{prompt_file}": str(run.prompt_file),
+    }
+    arguments = profile.arguments.get(spawn.agent_type, [])
+    return tuple(fill_in([*profile.command, *arguments, *profile.start], places))
+
+
+def _stdin(profile: Profile, agent_id: str, task: bytes, prompt: str) -> bytes:
+    match profile.prompt_via:
+        case "stdin-json":
+            return task
+        case "stdin":
+            return prompt.encode()
+        case "stream-json":
+            return message_line(agent_id, message_of(prompt))
+        case "file":
+            return b""

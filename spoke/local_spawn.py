@@ -6,6 +6,8 @@ row 61).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from common.clock import Clock
 from common.commands import Spawn, SpawnFields
 from common.envelope import EnvelopeType, Items, seal
@@ -30,7 +32,17 @@ class LocalSpawnRequest(SpawnFields):
 class LocalSpawner:
     """Signs and accepts what the local coordinator asks for."""
 
-    def __init__(self, instance: str, keys: NodeKeys, queue: Queue, exchange: Exchange, clock: Clock) -> None:
+    def __init__(
+        self,
+        instance: str,
+        keys: NodeKeys,
+        queue: Queue,
+        exchange: Exchange,
+        clock: Clock,
+        offer: Callable[[SpawnFields], None],
+    ) -> None:
+        """Take also `offer`, which raises `CommandRefused` for a spawn that could not be started as asked."""
+        self._offer = offer
         self._sender = Sender(LOCAL_TENANT, instance, LOCAL_POLICY)
         self._keys = keys
         self._queue = queue
@@ -40,6 +52,7 @@ class LocalSpawner:
     async def spawn(self, request: LocalSpawnRequest) -> AgentRecord:
         """Accept a spawn and return the agent's record; raises `CommandRefused`, `Unavailable`."""
         check_spawn(LOCAL_POLICY, request)
+        self._offer(request)
         fields = request.model_dump(by_alias=True, exclude={"agent_id"})
         command = {"id": request.agent_id or self._clock.new_id(), "command": "spawn", **fields}
         claims = self._exchange.claims(self._sender.instance)

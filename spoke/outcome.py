@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from common.agent_output import Conclusion, Usage
 from spoke.profiles import Profile
 from spoke.supervision.run_dir import Ending, encode_receipt
 from spoke.workspace import Changes
@@ -23,8 +24,11 @@ class Verdict:
     reason: str | None
 
 
-def judge(ending: Ending, profile: Profile, *, readable: bool) -> Verdict:
-    """Return what the ending of a run means; `readable` says whether its workspace still told what it did."""
+def judge(ending: Ending, profile: Profile, said: Conclusion | None = None, *, readable: bool) -> Verdict:
+    """Return what the ending of a run means.
+
+    `said` is the program's own word where its output tells it, `readable` whether its workspace still told what it did.
+    """
     match ending.cause:
         case "killed":
             return Verdict("killed", ending.kill_cause)
@@ -39,21 +43,29 @@ def judge(ending: Ending, profile: Profile, *, readable: bool) -> Verdict:
         case "exited" if ending.signal == "SIGXCPU":
             return Verdict("failed", "timeout")
         case "exited":
-            return _judge_exit(ending.exit_code, profile, readable=readable)
+            return _judge_exit(ending.exit_code, profile, said, readable=readable)
         case _:
             return Verdict("failed", "lost")
 
 
-def _judge_exit(exit_code: int | None, profile: Profile, *, readable: bool) -> Verdict:
+def _judge_exit(exit_code: int | None, profile: Profile, said: Conclusion | None, *, readable: bool) -> Verdict:
     # No exit code: a signal from outside ended it, and what it had done so far is no result.
-    reason = "exit_nonzero" if exit_code is None else profile.reason_for(exit_code)
+    reason: str | None = "exit_nonzero" if exit_code is None else profile.reason_for(exit_code)
+    if profile.success == "conclusion" and exit_code is not None and said is not None and not said.ok:
+        # Its word tells more than the exit code, unless that is one of those which the profile knows.
+        known = profile.exit_codes.get(str(exit_code))
+        reason = said.reason if known is None or said.reason != "agent_error" else known
     if reason is not None:
         return Verdict("failed", reason)
     return Verdict("completed", None) if readable else Verdict("failed", "workspace_failed")
 
 
 def result_of(
-    ending: Ending, changes: Changes | None, summary: str | None, written: Mapping[str, Any] | None
+    ending: Ending,
+    changes: Changes | None,
+    summary: str | None,
+    written: Mapping[str, Any] | None,
+    usage: Usage | None = None,
 ) -> dict[str, Any]:
     """Return the `result` of PROTOCOL section 4; without `changes` (no workspace to read) its git members are empty."""
     return {
@@ -62,7 +74,7 @@ def result_of(
         "commits": [] if changes is None else [asdict(commit) for commit in changes.commits],
         "branch": None if changes is None else changes.branch,
         "diffStat": {"files": 0, "insertions": 0, "deletions": 0} if changes is None else asdict(changes.diff_stat),
-        "usage": None,
+        "usage": None if usage is None else usage.to_json(),
         "preservedRef": None if changes is None else changes.preserved_ref,
         "logBytes": ending.log_bytes,
     }

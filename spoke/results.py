@@ -63,11 +63,16 @@ def _read(path: Path) -> bytes:
 def _summary(summary: object) -> tuple[str | None, str | None]:
     if not isinstance(summary, str):
         return None, None if summary is None else "the result's summary is no text"
-    encoded = summary.encode()
+    cut = cut_summary(summary)
+    return cut, None if cut == summary else f"the result's summary was cut to {MAX_SUMMARY_BYTES} bytes"
+
+
+def cut_summary(summary: str) -> str:
+    """Return a summary as long as it may be; what cannot be encoded is replaced."""
+    encoded = summary.encode("utf-8", "replace")
     if len(encoded) <= MAX_SUMMARY_BYTES:
-        return summary, None
-    kept = encoded[: MAX_SUMMARY_BYTES - len(CUT_MARK)].decode(errors="ignore")
-    return kept + CUT_MARK, f"the result's summary was cut to {MAX_SUMMARY_BYTES} bytes"
+        return encoded.decode()
+    return encoded[: MAX_SUMMARY_BYTES - len(CUT_MARK)].decode(errors="ignore") + CUT_MARK
 
 
 def _data(data: object) -> tuple[dict[str, Any] | None, str | None]:

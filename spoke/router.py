@@ -17,7 +17,7 @@ import structlog
 
 from common import strict_json
 from common.audit_file import Audit, AuditUnavailable
-from common.commands import DEFAULT_GRACE_S, Command, Freeze, Kill, Logs, Spawn, StatusOf, Thaw
+from common.commands import DEFAULT_GRACE_S, Command, Freeze, Kill, Logs, Spawn, SpawnFields, StatusOf, Thaw
 from common.connection import Admitted
 from common.envelope import MAX_ITEMS_BYTES
 from common.errors import CommandRefused, NotAllowed
@@ -72,18 +72,31 @@ class Planned:
     refused: CommandRefused | None = None
 
 
-def plan(
-    commands: Sequence[Command], policy: Policy, oldest_ms: int, id_time_ms: Callable[[str], int]
-) -> list[Planned]:
-    """Decide for each command what the queue is to do; spawn ids older than `oldest_ms` are `stale`."""
-    return [_plan(index, command, policy, oldest_ms, id_time_ms) for index, command in enumerate(commands)]
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides about a command beside the queue: spawn ids older than `oldest_ms` are `stale`.
+
+    `offer` raises `CommandRefused` for a spawn that this spoke could not start as asked.
+    """
+
+    policy: Policy
+    oldest_ms: int
+    id_time_ms: Callable[[str], int]
+    offer: Callable[[SpawnFields], None]
 
 
-def _plan(index: int, command: Command, policy: Policy, oldest_ms: int, id_time_ms: Callable[[str], int]) -> Planned:
+def plan(commands: Sequence[Command], rules: Rules) -> list[Planned]:
+    """Decide for each command what the queue is to do."""
+    return [_plan(index, command, rules) for index, command in enumerate(commands)]
+
+
+def _plan(index: int, command: Command, rules: Rules) -> Planned:
     try:
-        check_command(policy, command)
-        if isinstance(command, Spawn) and id_time_ms(command.id) < oldest_ms:
-            raise CommandRefused("stale", _DETAIL["stale"])
+        check_command(rules.policy, command)
+        if isinstance(command, Spawn):
+            if rules.id_time_ms(command.id) < rules.oldest_ms:
+                raise CommandRefused("stale", _DETAIL["stale"])
+            rules.offer(command)
         return Planned(command, _step(index, command))
     except CommandRefused as refused:
         # What was accepted once stays accepted, whatever the rules are by now: the first reply may have been lost.
@@ -145,27 +158,23 @@ class Router:
         queue: Queue,
         runs: Runs,
         exchange: Exchange,
-        policy_of: Callable[[Peer], Policy],
-        oldest_ms: Callable[[], int],
-        id_time_ms: Callable[[str], int],
+        rules_of: Callable[[Peer], Rules],
         audit: Audit,
     ) -> None:
         self._audit = audit
         self._queue = queue
         self._runs = runs
         self._exchange = exchange
-        self._policy_of = policy_of
-        self._oldest_ms = oldest_ms
-        self._id_time_ms = id_time_ms
+        self._rules_of = rules_of
 
     async def answer(self, admitted: Admitted) -> bytes:
         """Accept an envelope and return its REPLY; raises `EnvelopeRejected`, `RateLimited`, `Unavailable`."""
         started = time.perf_counter()
         envelope, peer = admitted.envelope, admitted.peer
         self._queue.store.check_signed(envelope.claims.iat)
-        policy = self._policy_of(peer)
-        sender = Sender(peer.tenant, peer.instance, policy)
-        planned = plan(envelope.commands, policy, self._oldest_ms(), self._id_time_ms)
+        rules = self._rules_of(peer)
+        sender = Sender(peer.tenant, peer.instance, rules.policy)
+        planned = plan(envelope.commands, rules)
         planned = self._announce(admitted, planned)
         answers = await self._queue.accept(sender, envelope.claims.jti, envelope.raw, [each.step for each in planned])
         logs = sum(isinstance(each.command, Logs) for each in planned)

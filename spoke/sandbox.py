@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from common.agent_state import AgentType
 from common.errors import LocalError
 from spoke.confinement import SandboxConfig
 from spoke.runs import Run
@@ -56,8 +57,10 @@ class Sandbox:
             if _would_show(Path(path), self.hidden):
                 raise LocalError(f"{path} would show agents the spoke's own directory; list another", code="config")
 
-    def confine(self, argv: Sequence[str], workspace: Workspace, run: Run, search_path: str | None) -> tuple[str, ...]:
-        """Return the argv that runs `argv` confined; raises `SandboxMissing`."""
+    def confine(
+        self, argv: Sequence[str], workspace: Workspace, run: Run, search_path: str | None, *, may_change: bool = True
+    ) -> tuple[str, ...]:
+        """Return the argv that runs `argv` confined, its tree writable if it `may_change`; raises `SandboxMissing`."""
         program = find_program(search_path)
         if program is None:
             raise SandboxMissing('sandbox = "bwrap" and there is no bwrap in PATH; install bubblewrap')
@@ -71,7 +74,9 @@ class Sandbox:
             # Whatever was shown above it: the spoke's directory is empty but for what follows.
             *("--tmpfs", hidden),
             *_each("--ro-bind", [workspace.objects, run.task_file]),
-            *_each("--bind", [workspace.tree, workspace.repo, run.home, run.temporary, run.result_file.parent]),
+            *_each("--ro-bind-try", [run.prompt_file]),
+            *_each("--bind" if may_change else "--ro-bind", [workspace.tree, workspace.repo]),
+            *_each("--bind", [run.home, run.temporary, run.result_file.parent]),
             *("--remount-ro", hidden, "--remount-ro", "/"),
         ]
         network = ("--share-net",) if self.config.network else ()
@@ -132,6 +137,6 @@ def _would_show(path: Path, hidden: Path) -> bool:
     return hidden.is_relative_to(real) and real != path
 
 
-def sandboxes(configured: Mapping[str, SandboxConfig], hidden: Path) -> dict[str, Sandbox]:
+def sandboxes(configured: Mapping[AgentType, SandboxConfig], hidden: Path) -> dict[AgentType, Sandbox]:
     """Return the sandbox of each agent type that has one; raises LocalError `config`."""
     return {name: Sandbox(config, hidden) for name, config in configured.items() if config.sandbox == "bwrap"}

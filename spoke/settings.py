@@ -21,7 +21,7 @@ from common.configuration import (
     load_settings,
 )
 from spoke.policy import Policy
-from spoke.profiles import AgentConfig
+from spoke.profiles import AgentConfig, Shelf
 
 __all__ = ["ConfigError", "SpokeDirectory", "SpokeSettings", "load"]
 
@@ -130,5 +130,9 @@ class SpokeDirectory(NodeDirectory):
 
 
 def load(directory: SpokeDirectory) -> SpokeSettings:
-    """Read the settings of a spoke's directory; raises `ConfigError`."""
-    return load_settings(SpokeSettings, directory.settings_file, "spoke")
+    """Read the settings of a spoke's directory; raises `ConfigError`, LocalError `config` for a profile."""
+    settings = load_settings(SpokeSettings, directory.settings_file, "spoke")
+    shelf = Shelf(directory.path)
+    for agent_type, config in settings.agents.items():
+        shelf.resolve(config, agent_type)
+    return settings

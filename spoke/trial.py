@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from common.agent_output import Rendering
 from common.agent_state import AgentType
 from common.clock import SystemClock
 from common.commands import Spawn
 from common.repository import parse_repository
 from spoke.agent_record import AgentRef
+from spoke.conclusion import conclude
 from spoke.git import Git
 from spoke.launching import Launcher
-from spoke.outcome import judge, result_of
 from spoke.profiles import AgentConfig
-from spoke.results import read_result_file
-from spoke.runs import Runs
+from spoke.runs import Run, Runs
 from spoke.supervision.supervisor import Supervisor
 from spoke.workspace import Workspaces
 
@@ -41,7 +41,9 @@ _FILES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What is tried: `config` is what spoke.toml says of `agent_type`, or a profile as it comes."""
+    """What is tried: `config` is what `directory`'s spoke.toml says of `agent_type`, or a profile as it comes."""
+
+    directory: Path
 
     agent_type: AgentType
     config: AgentConfig
@@ -67,31 +69,39 @@ class Trial:
         spawn = self._spawn(origin)
         ref = AgentRef(_TENANT, spawn.id)
         runs, workspaces = Runs(directory / "runs"), Workspaces(directory / "workspaces", git=git)
-        launcher = Launcher({self.agent_type: self.config}, self.environment, _LOG_MIB, directory=directory)
+        launcher = Launcher({self.agent_type: self.config}, self.environment, _LOG_MIB, directory=self.directory)
         repository = parse_repository(spawn.context.repository)
         workspace = await workspaces.prepare(ref.tenant, ref.agent_id, repository, _BRANCH)
         run = runs.run(ref, 1)
         await supervisor.start(run.directory, launcher.prepare(run, workspace, spawn, 1))
         ending = await supervisor.wait(run.directory)
         changes = await workspaces.collect(workspace)
-        summary, data, problem = await asyncio.to_thread(read_result_file, run.result_file)
-        verdict = judge(ending, launcher.profile(self.agent_type), readable=True)
-        result = result_of(ending, changes, summary, data)
+        outcome = await asyncio.to_thread(conclude, run, ending, launcher, self.agent_type, changes)
+        verdict, result = outcome.verdict, outcome.result
         log = runs.read_log(ref, 1, max(ending.log_bytes - _TAIL_BYTES, 0), _TAIL_BYTES).to_json(ended=True)
         return {
             "status": verdict.status,
             "reason": verdict.reason,
             "exitCode": ending.exit_code,
             "signal": ending.signal,
-            "detail": ending.detail or problem,
+            "detail": ending.detail or "; ".join(outcome.problems) or None,
             "startedAt": ending.started_at,
             "finishedAt": ending.finished_at,
-            "summary": summary,
+            "summary": result["summary"],
+            "data": result["data"],
+            "usage": result["usage"],
             "commits": len(result["commits"]),
             "filesChanged": result["diffStat"]["files"],
             "logBytes": ending.log_bytes,
             "logTail": log["data"],
+            "saw": _rendered(run),
         }
+
+
+def _rendered(run: Run) -> str:
+    """Return the end of what people would see of the output."""
+    rendering = Rendering()
+    return ("".join(map(rendering.feed, run.output())) + rendering.flush())[-_TAIL_BYTES:]
 
 
 async def _make_repository(git: Git, path: Path) -> None:

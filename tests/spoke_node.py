@@ -32,12 +32,15 @@ from spoke.cli.root import spoke
 
 AGENT_PROGRAM: Final = Path(__file__).parent / "agent_program.py"
 SPOKE: Final = Path(sys.executable).parent / "spoke"
-DEADLINE_S: Final = 20.0
+DEADLINE_S: Final = 45.0
 _POLL_S: Final = 0.01
 
 
 def tables(**settings: Any) -> str:
-    """Return tables for `spoke.toml`: `tables(limits={"agents": 0})` is one with that member changed."""
+    """Return tables for `spoke.toml`: `tables(limits={"agents": 0})` is one with that member changed.
+
+    A table with a `profile` takes the place of the one that is there.
+    """
     agent = {"profile": "command", "command": [sys.executable, "-I", "-S", str(AGENT_PROGRAM)], "env": ["RECORD"]}
     merged: dict[str, dict[str, Any]] = {
         "limits": {"agents": 4},
@@ -54,7 +57,7 @@ def tables(**settings: Any) -> str:
         },
     }
     for name, members in settings.items():
-        merged[name] = {**merged.get(name, {}), **members}
+        merged[name] = {**({} if "profile" in members else merged.get(name, {})), **members}
     # A JSON string, list or number is one of TOML.
     return "\n".join(
         "\n".join([f"[{name}]", *(f"{member} = {json.dumps(value)}" for member, value in members.items()), ""])

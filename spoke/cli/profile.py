@@ -42,16 +42,16 @@ def list_profiles(context: SpokeContext) -> None:
 
 def _rows(context: SpokeContext) -> Any:
     from common.agent_state import AGENT_TYPES
-    from spoke.profiles import AgentConfig, built_in, profile_names, resolve_profile
+    from spoke.profiles import AgentConfig, Shelf
 
-    configured = context.settings().agents
-    for name in profile_names():
+    configured, shelf = context.settings().agents, Shelf(context.directory.path)
+    for name in shelf.names():
         users = [each for each in AGENT_TYPES if configured.get(each, AgentConfig()).profile == name]
         for agent_type in users:
             config = configured.get(agent_type, AgentConfig())
-            yield _row(name, agent_type, resolve_profile(config).command, config.sandbox)
+            yield _row(name, agent_type, shelf.resolve(config, agent_type).command, config.sandbox)
         if not users:
-            yield _row(name, None, built_in(name).command, None)
+            yield _row(name, None, shelf.get(name).command, None)
 
 
 def _row(name: str, agent_type: str | None, command: list[str], sandbox: str | None) -> dict[str, Any]:
@@ -72,7 +72,8 @@ def test_profile(
     from spoke.trial import Trial
 
     chosen, config = _configured(context, name, agent_type)
-    outcome = asyncio.run(Trial(chosen, config, items or (_DEFAULT_ITEM,), timeout_s, os.environ).run())
+    trial = Trial(context.directory.path, chosen, config, items or (_DEFAULT_ITEM,), timeout_s, os.environ)
+    outcome = asyncio.run(trial.run())
     context.out.facts({"profile": name, "agentType": chosen, **outcome})
     if outcome["status"] != "completed":
         click.get_current_context().exit(1)
@@ -82,15 +83,16 @@ def _configured(context: SpokeContext, name: str, wanted: AgentType | None) -> t
     """Return an agent type that uses the profile, and its configuration; else the profile as it comes."""
     from common.agent_state import AGENT_TYPES
     from common.errors import LocalError
-    from spoke.profiles import AgentConfig, built_in, profile_names
+    from spoke.profiles import AgentConfig, Shelf
 
-    if name not in profile_names():
-        raise LocalError(f"there is no profile {name}; known are {', '.join(profile_names())}", code="not_found")
+    shelf = Shelf(context.directory.path)
+    if name not in shelf.names():
+        raise LocalError(f"there is no profile {name}; known are {', '.join(shelf.names())}", code="not_found")
     configured = context.settings().agents
     for agent_type in AGENT_TYPES if wanted is None else (wanted,):
         config = configured.get(agent_type, AgentConfig())
         if config.profile == name:
             return agent_type, config
-    if built_in(name).takes_command:
+    if shelf.get(name).takes_command:
         raise LocalError(f"profile {name} has no command: set one in [agents.TYPE] of spoke.toml", code="config")
     return wanted or "worker", AgentConfig(profile=name)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spoke.agents import report
-from spoke.profiles import AgentConfig, resolve_profile
+from spoke.profiles import Shelf
 from spoke.results import read_result_file
 from tests.integration.spoke.repositories import AGENT_ENVIRONMENT, commit, git, make_repository, write
 
@@ -36,7 +36,7 @@ async def run_with(tree: Path, stdin: bytes) -> tuple[int | None, str, Path]:
     result = tree.parent / "result.json"
     coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
     process = await asyncio.create_subprocess_exec(
-        *resolve_profile(AgentConfig()).command,
+        *Shelf().get("report").command,
         cwd=tree,
         env={**AGENT_ENVIRONMENT, **coverage, "HUBSPOKE_RESULT_FILE": str(result)},
         stdin=asyncio.subprocess.PIPE,

@@ -10,11 +10,11 @@ import pytest
 
 from common.agent_state import REASONS, TERMINAL
 from spoke.outcome import Verdict, final_fields, judge, result_of
-from spoke.profiles import built_in
+from spoke.profiles import Shelf
 from spoke.supervision.run_dir import Ending, Receipt, SignalSent
 
-COMMAND = built_in("command")
-REPORT = built_in("report")
+COMMAND = Shelf().get("command")
+REPORT = Shelf().get("report")
 AT = "2026-11-22T08:00:00.000Z"
 
 
@@ -81,6 +81,6 @@ def test_a_success_has_no_reason_and_its_exit_code() -> None:
 def test_every_reason_of_a_profile_is_one_of_the_protocol() -> None:
     profiles = Path(__file__).parents[3] / "spoke" / "profiles"
     for name in (path.stem for path in profiles.glob("*.toml")):
-        profile = built_in(name)
+        profile = Shelf().get(name)
         assert {profile.reason_for(code) for code in range(1, 256)} <= REASONS
         assert profile.reason_for(0) is None

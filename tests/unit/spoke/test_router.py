@@ -7,22 +7,27 @@ from typing import Any
 
 import pytest
 
-from common.commands import MAX_COMMANDS, parse_commands
+from common.commands import MAX_COMMANDS, SpawnFields, parse_commands
 from common.envelope import MAX_ITEMS_BYTES, Claims, CommandError, EnvelopeType, Items, Result, seal
-from common.errors import COMMAND_RETRYABLE
+from common.errors import COMMAND_RETRYABLE, Invalid
 from common.ids import uuid7_time_ms
 from common.jose import MAX_ENVELOPE_BYTES
 from spoke.policy import LOCAL_POLICY, Policy
 from spoke.queue_terms import KillStep, KnownStep, NoStep, SpawnStep, StatusStep, StepRefused
-from spoke.router import Planned, error_result, fit, plan, refused_by_queue
+from spoke.router import Planned, Rules, error_result, fit, plan, refused_by_queue
 from tests.envelopes import NOW_S, SPOKE_KEY, agent_status, id_of, spawn
 
 ALL = LOCAL_POLICY
 OLDEST_MS = (NOW_S - 30 * 86_400) * 1000
 
 
+def offer(spawn: SpawnFields) -> None:
+    if "unknown" in spawn.context.skills:
+        raise Invalid("there is no such skill")
+
+
 def planned(*commands: dict[str, Any], policy: Policy = ALL, oldest_ms: int = OLDEST_MS) -> list[Planned]:
-    return plan(parse_commands(list(commands)), policy, oldest_ms, uuid7_time_ms)
+    return plan(parse_commands(list(commands)), Rules(policy, oldest_ms, uuid7_time_ms, offer))
 
 
 def about(command: str, number: int = 9, **members: Any) -> dict[str, Any]:
@@ -133,3 +138,11 @@ def test_a_thousand_of_the_largest_answers_fit_one_envelope() -> None:
     claims = Claims(v=1, iss="a" * 63, aud="b" * 63, jti=id_of(1), iat=NOW_S, exp=NOW_S + 60)
     raw = seal(SPOKE_KEY, EnvelopeType.REPLY, claims, {"re": id_of(2)}, Items("results", encoded))
     assert len(raw) <= MAX_ENVELOPE_BYTES
+
+
+def test_a_spawn_that_could_not_be_started_as_asked_is_refused_alone() -> None:
+    context = {**spawn()["context"], "skills": ["unknown"]}
+    refused, fine = planned(spawn(id=id_of(1), context=context), spawn())
+    assert refused.refused is not None
+    assert (refused.refused.code, type(refused.step)) == ("invalid", KnownStep)
+    assert (fine.refused, type(fine.step)) == (None, SpawnStep)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from common.agent_state import AgentType
 from common.errors import LocalError
 from common.repository import parse_repository
 from spoke.confinement import AgentLimits, SandboxConfig
@@ -66,7 +67,7 @@ def test_of_the_spoke_s_directory_nothing_else_is_shown(hidden: Path, kind: str,
     assert argv[masked - 1] == "--tmpfs"
     before = [place for place in shown(argv[:masked], option) if not place.startswith(f"{hidden}/")]
     later = {option: shown(argv[masked + 1 :], option) for option in ("--bind", "--ro-bind", "--ro-bind-try")}
-    assert later["--ro-bind-try"] == []
+    assert later["--ro-bind-try"] == [f"{hidden}/runs/hub-eu/{AGENT}/1/prompt.md"]
     assert later["--ro-bind"] == [f"{hidden}/mirror/objects", f"{hidden}/runs/hub-eu/{AGENT}/1/task.json"]
     assert all(place.startswith(f"{hidden}/") for place in later["--bind"])
     assert before == [str(hidden.parent)]
@@ -123,7 +124,10 @@ def test_other_paths_than_absolute_ones_are_refused(path: str) -> None:
 
 
 def test_only_types_that_ask_for_it_have_one(hidden: Path) -> None:
-    configured = {"worker": SandboxConfig(sandbox="bwrap"), "tester": SandboxConfig()}
+    configured: dict[AgentType, SandboxConfig] = {
+        "worker": SandboxConfig(sandbox="bwrap"),
+        "tester": SandboxConfig(),
+    }
     assert set(sandboxes(configured, hidden)) == {"worker"}
 
 

@@ -1,0 +1,77 @@
+"""The prompt of an agent: a template per agent type, filled with its task in one pass.
+
+Templates are Markdown with `$name`; the operator's in `DIR/prompts/TYPE.md` beat the shipped ones. What a hub sends is
+put in as data and never read as a template, and no work item can end the place that it stands in. Refuses a template
+with an unknown name: LocalError `config`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Final
+
+from common.agent_state import AgentType
+from common.errors import LocalError
+from spoke.profiles.assignment import Assignment
+
+NAMES: Final = (
+    "agentId",
+    "agentType",
+    "askedBranch",
+    "base",
+    "branch",
+    "repository",
+    "resultFile",
+    "skills",
+    "taskId",
+    "workItems",
+)
+_END: Final = re.compile(r"</(?=work-item)", re.IGNORECASE)
+
+
+class Prompts:
+    """The templates of one spoke's directory."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._own = None if directory is None else directory / "prompts"
+
+    def template(self, agent_type: AgentType) -> Template:
+        """Return the template of an agent type; raises LocalError `config`."""
+        own = None if self._own is None else self._own / f"{agent_type}.md"
+        if own is None or not own.exists():
+            return Template((resources.files("spoke.prompts") / f"{agent_type}.md").read_text("utf-8"))
+        try:
+            template = Template(own.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise LocalError(f"{own} cannot be read: {error}", code="config") from error
+        unknown = set(template.get_identifiers()) - set(NAMES)
+        if unknown or not template.is_valid():
+            what = f"${min(unknown)} is no name of ours" if unknown else "a $ stands alone; write $$"
+            raise LocalError(f"{own}: {what}; known are {', '.join(f'${name}' for name in NAMES)}", code="config")
+        return template
+
+    def render(self, agent_type: AgentType, assignment: Assignment) -> str:
+        """Return the prompt of one attempt; raises LocalError `config`."""
+        context = assignment.context
+        return self.template(agent_type).substitute(
+            agentId=assignment.agent_id,
+            agentType=assignment.agent_type,
+            askedBranch=context.branch,
+            base=assignment.base,
+            branch=assignment.branch,
+            repository=context.repository,
+            resultFile=str(assignment.result_file),
+            skills=", ".join(context.skills) or "none",
+            taskId=assignment.task_id,
+            workItems=_items(context.work_items),
+        )
+
+
+def _items(items: Sequence[str]) -> str:
+    return "\n".join(
+        f'<work-item number="{number}">\n{_END.sub("<|", item)}\n</work-item>' for number, item in enumerate(items, 1)
+    )
