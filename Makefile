@@ -11,7 +11,7 @@ PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast test-sandbox test-agents fuzz lint format bench bench-crowd chaos lock ci clean
+.PHONY: help install dev demo test test-fast test-sandbox test-agents test-browser fuzz lint format bench bench-crowd chaos lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -53,6 +53,9 @@ lock: ## resolve the dependencies anew into requirements/*.lock
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --no-strip-extras \
 	  --group pyproject.toml:fuzz --output-file requirements/fuzz.lock
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --no-strip-extras --constraints requirements/dev.lock \
+	  --group pyproject.toml:browser --output-file requirements/browser.lock
 
 # --- use -------------------------------------------------------------------------------------------------
 
@@ -61,7 +64,7 @@ demo: install ## a hub and a spoke on this machine, one agent, from invite to re
 
 # Tests wait more than they work, so three processes suit two cores. What failed beside the others gets one more run by
 # itself, and stands in the log of both: a machine that was busy is no finding, a test that fails alone is.
-QUICK := not sandbox and not agents
+QUICK := not sandbox and not agents and not browser
 test: dev ## every test, with coverage: all of common/, 95 % of everything
 	@rm -rf build/coverage && mkdir -p build/coverage
 	$(COVERAGE) run -m pytest -m '$(QUICK)' --numprocesses $(WORKERS) $(PYTEST_ARGS) || { \
@@ -89,6 +92,15 @@ build/agents/.installed: Makefile | $(VENV)/.installed-dev
 
 test-agents: dev build/agents/.installed ## Claude Code and Codex themselves, run by a spoke
 	$(BIN)/python -m pytest tests/agents -m agents --numprocesses $(WORKERS) $(PYTEST_ARGS)
+
+$(VENV)/.installed-browser: requirements/browser.lock $(VENV)/.installed-dev
+	$(PIP) install --require-hashes -r requirements/browser.lock
+	@touch $@
+
+# Debian's Chromium, installed where it is missing (as root).
+test-browser: $(VENV)/.installed-browser ## the page on the hub, driven in a real Chromium
+	@command -v chromium >/dev/null || { apt-get update --quiet && apt-get install --yes --no-install-recommends chromium; }
+	$(BIN)/python -m pytest tests/browser -m browser $(PYTEST_ARGS)
 
 $(VENV)/.installed-fuzz: requirements/fuzz.lock $(VENV)/.installed-dev
 	$(PIP) install --require-hashes -r requirements/fuzz.lock

@@ -27,6 +27,8 @@ from hub.settlement import Settlement
 EVENTS_KEPT: Final = 50_000
 LIVING: Final = ("pending", "queued", "spawning", "running")
 """What is shown of agents that have not ended, in the order in which they go through it."""
+SHOWN: Final = (*LIVING, "completed", "failed", "killed", "refused", "expired")
+"""All that can be shown of an agent."""
 _SCAN_BUDGET: Final = 10_000
 _REPLAY_MARGIN_S: Final = 60
 _CONTACT: Final = ("contact", "failures", "next", "error", "hello", "frozen", "tried", "answered", "failing")
@@ -49,6 +51,7 @@ class Filter:
     spoke: str = ""
     status: str = ""
     task_id: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,8 @@ class Agents:
 
     async def page(self, wanted: Filter, limit: int, cursor: str = "") -> tuple[list[AgentRecord], str]:
         """Return at most `limit` agents, newest first, and the cursor to go on with ("" at the end)."""
-        arguments: list[Argument] = [wanted.spoke, wanted.status, wanted.task_id, cursor, limit, _SCAN_BUDGET]
+        filters = [wanted.spoke, wanted.status, wanted.task_id, wanted.reason]
+        arguments: list[Argument] = [*filters, cursor, limit, _SCAN_BUDGET]
         found, following = await self._list(self._client, [self._keys.prefix], arguments)
         ids = [agent_id.decode() for agent_id in found]
         with translated():
@@ -185,6 +189,20 @@ class Agents:
         following, *pairs = await self._living(self._client, [self._keys.prefix], [status, after, count])
         names = [name.decode() for name in pairs]
         return following.decode(), list(zip(names[::2], names[1::2], strict=True))
+
+    async def counts(self) -> dict[str, int]:
+        """Return how many agents are shown in each state, without going through them."""
+        with translated():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for status in SHOWN:
+                    pipeline.zcard(self._keys.shown(status))
+                return dict(zip(SHOWN, await pipeline.execute(), strict=True))
+
+    async def count_reason(self, reason: str) -> int:
+        """Return how many agents ended for that reason."""
+        with translated():
+            count: int = await self._client.zcard(self._keys.reason(reason))
+        return count
 
     async def contact(self, tenant: str) -> Contact:
         """Return how delivery to a spoke goes."""

@@ -98,10 +98,17 @@ class ApiClient(Asking):
         return await self.ask(Agent, "GET", f"{_AGENTS}/{agent_id}", query={"live": "true"} if live else None)
 
     async def agents(
-        self, *, spoke: str = "", status: str = "", task_id: str = "", limit: int = 100, cursor: str = ""
+        self,
+        *,
+        spoke: str = "",
+        status: str = "",
+        task_id: str = "",
+        reason: str = "",
+        limit: int = 100,
+        cursor: str = "",
     ) -> AgentPage:
         """Return one page of agents, newest first; `status` also takes `refused` and `expired`."""
-        wanted = {"spoke": spoke, "status": status, "taskId": task_id, "cursor": cursor}
+        wanted = {"spoke": spoke, "status": status, "taskId": task_id, "reason": reason, "cursor": cursor}
         query = {name: value for name, value in wanted.items() if value}
         return await self.ask(AgentPage, "GET", _AGENTS, query={**query, "limit": limit})
 

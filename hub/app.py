@@ -16,7 +16,6 @@ from typing import Final
 
 import structlog
 from aiohttp import ClientSession, web
-from aiohttp.typedefs import Middleware
 from redis.asyncio import Redis
 
 from common.audit_file import Audit
@@ -46,8 +45,9 @@ from hub.api.openapi import build_openapi
 from hub.api.peers import PeersApi
 from hub.api.route import Route
 from hub.api.webhooks import WebhooksApi
-from hub.auth import Doorkeeper
+from hub.auth import Doorkeeper, Identities
 from hub.courier import Ways
+from hub.dashboard.wiring import Behind, Dashboard
 from hub.descriptors import raise_limit
 from hub.federation_routes import FederationRoutes
 from hub.feed import Feed
@@ -111,14 +111,6 @@ def _openapi_route(routes: Sequence[Route]) -> web.RouteDef:
     return web.route("GET", _OPENAPI_PATH, show_openapi)
 
 
-def _application(
-    routes: Sequence[Route], others: Sequence[web.RouteDef], middlewares: Sequence[Middleware]
-) -> web.Application:
-    app = web.Application(middlewares=middlewares)
-    app.add_routes([*others, *(route.to_aiohttp() for route in routes), _openapi_route(routes)])
-    return app
-
-
 def _agent_routes(one: AgentsApi, placing: Placing, killing: Killing, clock: Clock, audit: Audit) -> list[Route]:
     return [*one.routes(), *ManyApi(one, placing, killing, clock, audit).routes()]
 
@@ -138,6 +130,20 @@ def _retention(hub: Hub, client: Redis, keys: Keyspace, scripts: ScriptSet, metr
     kept = hub.settings.retention
     bounds = Bounds(kept.ended_days, kept.ended_agents)
     return Retention(client, keys, scripts, bounds, SystemClock(), metrics.agents_pruned.inc)
+
+
+def _application(
+    behind: Behind, routes: Sequence[Route], others: Sequence[web.RouteDef], metrics: Metrics
+) -> web.Application:
+    """Return the application: API and page are the admin's side, behind one door."""
+    dashboard = Dashboard(behind)
+    entrance = dashboard.entrance
+    scopes = {(route.method, route.path): route.needs for route in routes} | entrance.scopes()
+    door = Doorkeeper(behind.identities, entrance, scopes, behind.audit)
+    app = web.Application(middlewares=[measured(metrics), problems, entrance.middleware(), door.middleware()])
+    app.on_response_prepare.append(entrance.give_orders)
+    app.add_routes([*others, *(route.to_aiohttp() for route in routes), _openapi_route(routes), *dashboard.routes])
+    return app
 
 
 class Parts:
@@ -168,9 +174,23 @@ class Parts:
         self.spawning = spawning = Spawning(trust, agents, outbox, self.sender, clock, metrics)
         self.webhooks = _webhooks(hub, store.webhooks, session, self.feed, ProgressStore(valkey.client, keys), metrics)
         inviting = Inviting(me.instance, own_keys, trust, clock)
+        behind = Behind(
+            me.instance,
+            AgentsApi(agents, spawning, Queries(exchange, agents, clock), trust, audit),
+            PeersApi(trust, agents, inviting, self.sender.heard, self._own_url, self.links),
+            FreezingApi(Freezing(trust, outbox, self.sender, clock), agents, audit),
+            agents,
+            self.feed,
+            trust,
+            Operations(agents, trust, metrics, audit),
+            Identities(hub.token, store.tokens, clock),
+            audit,
+            clock,
+            self._own_url,
+        )
         routes = [
             *_agent_routes(
-                AgentsApi(agents, spawning, Queries(exchange, agents, clock), trust, audit),
+                behind.agents_api,
                 Placing(trust, agents, self.links),
                 Killing(trust, agents, outbox, self.sender, clock),
                 clock,
@@ -178,17 +198,15 @@ class Parts:
             ),
             *EventsApi(self.feed).routes(),
             *WebhooksApi(self.webhooks).routes(),
-            *PeersApi(trust, agents, inviting, self.sender.heard, self._own_url, self.links).routes(),
-            *FreezingApi(Freezing(trust, outbox, self.sender, clock), agents, audit).routes(),
+            *behind.peers_api.routes(),
+            *behind.freezing_api.routes(),
         ]
-        scopes = {(route.method, route.path): route.needs for route in routes}
-        door = Doorkeeper(hub.token, store.tokens, clock, scopes, audit)
         others = [
             *FederationRoutes(intake, joining, metrics, self._own_url).routes(),
             *links.routes(),
-            *Operations(agents, trust, metrics, audit).routes(),
+            *behind.operations.routes(),
         ]
-        self.app = _application(routes, others, [measured(metrics), problems, door.middleware()])
+        self.app = _application(behind, routes, others, metrics)
         self.app.on_shutdown.append(self._stop_watchers)
 
     def _link_opened(self, tenant: str) -> None:

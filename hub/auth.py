@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from common.audit_file import Audit, acting
 from common.clock import Clock
-from common.http import Unauthorized, bearer_of, is_from_loopback, route_of
+from common.http import Unauthorized, is_from_loopback, route_of
 from hub.scopes import Forbidden, Scope, check_scope, default_scope
 from hub.tokens import TokenStore
 
 ROOT: Final = "admin.token"
+WHO: Final = web.RequestKey("who", str)
+"""Who asks, as the audit has it; set once they were let in."""
+SCOPE: Final = web.RequestKey("scope", str)
+"""How far their token reaches."""
 _FEDERATION: Final = "/federation/v1/"
 _OPERATIONS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _FORWARDED: Final = ("Forwarded", "X-Forwarded-For")
@@ -34,23 +38,45 @@ def _is_open(request: web.Request) -> bool:
     return request.path in _OPERATIONS and is_local
 
 
+class Identities:
+    """Knows who a token is: the root token, or one of `tokens` until it expires or is revoked."""
+
+    def __init__(self, root: str, tokens: TokenStore, clock: Clock) -> None:
+        self._root = root.encode()
+        self._tokens = tokens
+        self._clock = clock
+
+    def identify(self, given: str) -> tuple[str, Scope]:
+        """Return the name of its holder, as the audit has it, and its scope; raises `Unauthorized`."""
+        if hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._root):
+            return ROOT, "admin"
+        token = self._tokens.find(given, self._clock.now_ms() / 1000)
+        if token is None:
+            raise Unauthorized("this token opens nothing here (any more); see hub token list")
+        return f"token:{token.name}", token.scope
+
+
+class Entry(Protocol):
+    """How a request brings its token, where that is not the header alone."""
+
+    def token_of(self, request: web.Request) -> str:
+        """Return the token; raises `Unauthorized` when there is none."""
+
+    def is_public(self, request: web.Request) -> bool:
+        """Whether it needs none."""
+
+
 class Doorkeeper:
-    """Lets in who has the root token or one of `tokens` that reaches as far as the route.
+    """Lets in whose token reaches as far as the route.
 
     `scopes` are those of the route table, by method and path; each refusal is counted in the audit.
     """
 
     def __init__(
-        self,
-        root: str,
-        tokens: TokenStore,
-        clock: Clock,
-        scopes: Mapping[tuple[str, str], Scope],
-        audit: Audit,
+        self, identities: Identities, entry: Entry, scopes: Mapping[tuple[str, str], Scope], audit: Audit
     ) -> None:
-        self._root = root.encode()
-        self._tokens = tokens
-        self._clock = clock
+        self._identities = identities
+        self._entry = entry
         self._scopes = scopes
         self._audit = audit
 
@@ -59,7 +85,7 @@ class Doorkeeper:
 
         @web.middleware
         async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if _is_open(request):
+            if _is_open(request) or self._entry.is_public(request):
                 return await handler(request)
             with acting(self._admit(request)):
                 return await handler(request)
@@ -70,22 +96,14 @@ class Doorkeeper:
         """Return who it is; raises `Unauthorized` or `Forbidden`."""
         name = None
         try:
-            name, granted = self._identify(request)
+            name, granted = self._identities.identify(self._entry.token_of(request))
+            request[WHO], request[SCOPE] = name, granted
             check_scope(granted, self._needed(request))
         except (Unauthorized, Forbidden) as error:
             asked = f"{name or 'nobody'}: {route_of(request)}"
             self._audit.refuse("token.refused", error.code, address=request.remote, detail=asked)
             raise
         return name
-
-    def _identify(self, request: web.Request) -> tuple[str, Scope]:
-        given = bearer_of(request)
-        if hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._root):
-            return ROOT, "admin"
-        token = self._tokens.find(given, self._clock.now_ms() / 1000)
-        if token is None:
-            raise Unauthorized("this token opens nothing here (any more); see hub token list")
-        return f"token:{token.name}", token.scope
 
     def _needed(self, request: web.Request) -> Scope:
         resource = request.match_info.route.resource

@@ -42,6 +42,14 @@ class Keyspace:
         """The record of one agent."""
         return f"{self.prefix}agent:{agent_id}"
 
+    def shown(self, status: str) -> str:
+        """The agents of which this is shown."""
+        return f"{self.prefix}shown:{status}"
+
+    def reason(self, reason: str) -> str:
+        """The agents that ended for this reason."""
+        return f"{self.prefix}reason:{reason}"
+
     def outbox(self, tenant: str) -> str:
         """What can be sent to one spoke now."""
         return f"{self.prefix}outbox:{tenant}"

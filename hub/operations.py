@@ -41,13 +41,17 @@ class Operations:
     async def ready(self, _request: web.Request) -> web.Response:
         """Say whether the node takes work: store, trust and audit answer, and the store was not just lost."""
         try:
-            await self._agents.check()
-            self._trust.current()
-            self._agents.store.check_signed(SystemClock().now_ms() // 1000)
-            self._audit.check()
+            await self.check()
         except HubspokeError as error:
             return json_response({"status": "unavailable", "code": error.code, "detail": error.message}, UNAVAILABLE)
         return json_response({"status": "ready"})
+
+    async def check(self) -> None:
+        """Raise `HubspokeError` unless the node takes work."""
+        await self._agents.check()
+        self._trust.current()
+        self._agents.store.check_signed(SystemClock().now_ms() // 1000)
+        self._audit.check()
 
     async def show_metrics(self, _request: web.Request) -> web.Response:
         """Render the counters; what is a state and no count is read now."""

@@ -67,6 +67,11 @@ class AgentRecord:
     agent: dict[str, Any] | None
     command: dict[str, Any] | None
 
+    @property
+    def created_at(self) -> str:
+        """When the hub took it, or first heard of it (RFC 3339)."""
+        return rfc3339(self.created_ms)
+
     def to_view(self) -> dict[str, Any]:
         """Return the JSON object of the API."""
         known = self.agent or {
@@ -79,7 +84,7 @@ class AgentRecord:
         return {
             **known,
             "spoke": self.spoke,
-            "createdAt": rfc3339(self.created_ms),
+            "createdAt": self.created_at,
             "delivery": self.delivery,
             "kill": self.kill,
             # A member with its default is not stored.

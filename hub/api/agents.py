@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from common import strict_json
 from common.audit_file import Audit
+from common.envelope import Slice
 from common.errors import HubspokeError, Malformed, PeerError
 from common.http import JSON_TYPE, InvalidRequest, invalid_request, json_response, read_body, read_json
 from common.ids import is_uuid7
@@ -30,8 +31,10 @@ from hub.api.models import (
     SpawnRequest,
 )
 from hub.api.route import Route, read_query
+from hub.outbox import EnqueuedKill
 from hub.peering import spoke_of_tenant
 from hub.queries import Queries
+from hub.records import AgentRecord
 from hub.spawning import Spawned, Spawning, Wish
 
 _ACCEPTED: Final = 202
@@ -124,13 +127,13 @@ class AgentsApi:
     async def list(self, request: web.Request) -> web.Response:
         """List agents, newest first."""
         query = read_query(request, AgentsQuery)
-        wanted = Filter(query.spoke, query.status, query.task_id)
+        wanted = Filter(query.spoke, query.status, query.task_id, query.reason)
         records, cursor = await self._agents.page(wanted, query.limit, query.cursor)
         return json_response({"agents": [record.to_view() for record in records], "cursor": cursor or None})
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one agent; with `live` the spoke is asked first."""
-        agent_id, query = _agent_id(request), read_query(request, AgentQuery)
+        agent_id, query = agent_id_of(request), read_query(request, AgentQuery)
         record = await self._agents.find(agent_id)
         if query.live and record.delivery["state"] == "delivered":
             await self._queries.refresh(spoke_of_tenant(self._trust, record.spoke, record.tenant), agent_id)
@@ -139,26 +142,36 @@ class AgentsApi:
 
     async def kill(self, request: web.Request) -> web.Response:
         """Take a kill into the outbox."""
-        agent_id = _agent_id(request)
+        agent_id = agent_id_of(request)
         wanted = await read_json(request, KillRequest) if request.can_read_body else KillRequest()
-        kill = await self._spawning.kill(agent_id, wanted.grace_s, wanted.reason)
-        await self._audit.note("kill.decided", agents=[agent_id], command=kill.command_id or None, reason=wanted.reason)
+        kill = await self.stop(agent_id, wanted.grace_s, wanted.reason)
         answer = {"agentId": agent_id, "status": kill.shown, "commandId": kill.command_id or None}
         return json_response(answer, _ACCEPTED)
 
+    async def stop(self, agent_id: str, grace_s: int, reason: str | None) -> EnqueuedKill:
+        """Take a kill into the outbox, with a line in the audit; raises what `Spawning.kill` does."""
+        kill = await self._spawning.kill(agent_id, grace_s, reason)
+        await self._audit.note("kill.decided", agents=[agent_id], command=kill.command_id or None, reason=reason)
+        return kill
+
     async def log(self, request: web.Request) -> web.Response:
         """Read a piece of the log from the spoke; an agent that no spoke has taken yet has an empty one."""
-        agent_id, query = _agent_id(request), read_query(request, LogQuery)
-        record = await self._agents.find(agent_id)
-        if record.delivery["state"] != "delivered":
-            waits = record.delivery["state"] == "pending"
-            return json_response({"offset": 0, "data": "", "nextOffset": 0, "eof": not waits})
-        peer = spoke_of_tenant(self._trust, record.spoke, record.tenant)
-        piece = await self._queries.log(peer, agent_id, query.offset, query.limit)
+        query = read_query(request, LogQuery)
+        record = await self._agents.find(agent_id_of(request))
+        piece = await self.read_log(record, query.offset, query.limit)
         return json_response(piece.model_dump(by_alias=True))
 
+    async def read_log(self, record: AgentRecord, offset: int, limit: int) -> Slice:
+        """Return a piece of an agent's log, in bytes; raises `ConnectionInactive` and what `Queries.log` does."""
+        if record.delivery["state"] != "delivered":
+            waits = record.delivery["state"] == "pending"
+            return Slice.model_validate({"offset": 0, "data": "", "nextOffset": 0, "eof": not waits})
+        peer = spoke_of_tenant(self._trust, record.spoke, record.tenant)
+        return await self._queries.log(peer, record.agent_id, offset, limit)
 
-def _agent_id(request: web.Request) -> str:
+
+def agent_id_of(request: web.Request) -> str:
+    """Return the id in the path; raises `NoSuchAgent` for what is none."""
     agent_id = request.match_info["id"]
     if not is_uuid7(agent_id):
         raise NoSuchAgent("there is no such agent here; an agent's id is a UUIDv7 in lower case")

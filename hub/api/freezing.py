@@ -53,18 +53,25 @@ class FreezingApi:
     async def freeze(self, request: web.Request) -> web.Response:
         """Take a freeze into the outbox; a stop goes out also while the audit cannot be written."""
         wanted = await read_json(request, FreezeRequest) if request.can_read_body else FreezeRequest()
-        instance, reason = request.match_info["id"], wanted.reason
-        peer, command = await self._freezing.freeze(instance, kill_agents=wanted.kill_agents, reason=reason)
-        await self._audit.note("freeze.decided", peer=instance, command=command, kill=wanted.kill_agents, reason=reason)
-        return await self._show(peer)
+        return await self._show(await self.order_freeze(request.match_info["id"], wanted))
+
+    async def order_freeze(self, instance: str, wanted: FreezeRequest) -> Peer:
+        """Freeze, with a line in the audit; raises what `Freezing.freeze` does."""
+        kill, reason = wanted.kill_agents, wanted.reason
+        peer, command = await self._freezing.freeze(instance, kill_agents=kill, reason=reason)
+        await self._audit.note("freeze.decided", peer=instance, command=command, kill=kill, reason=reason)
+        return peer
 
     async def thaw(self, request: web.Request) -> web.Response:
         """Take a thaw into the outbox."""
-        instance = request.match_info["id"]
+        return await self._show(await self.order_thaw(request.match_info["id"]))
+
+    async def order_thaw(self, instance: str) -> Peer:
+        """Thaw, with a line in the audit; raises what `Freezing.thaw` does, and `AuditUnavailable`."""
         self._audit.intend("thaw.asked", peer=instance)
         peer, command = await self._freezing.thaw(instance)
         await self._audit.record("thaw.decided", peer=instance, command=command)
-        return await self._show(peer)
+        return peer
 
     async def _show(self, peer: Peer) -> web.Response:
         contact = await self._agents.contact(peer.tenant)

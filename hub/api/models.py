@@ -254,11 +254,15 @@ class Problem(TolerantModel):
 
 
 class AgentsQuery(Query):
-    """Which agents, and where to begin; `status` takes also `pending`, `refused` and `expired`."""
+    """Which agents, and where to begin; `status` takes also `pending`, `refused` and `expired`.
+
+    `reason` is what the spoke gave for an end, such as `attempts_exhausted`.
+    """
 
     spoke: str = ""
     status: Literal[Shown, ""] = ""
     task_id: str = ""
+    reason: str = ""
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 100
     cursor: Annotated[str, Field(pattern=f"^$|{UUID7_PATTERN}")] = ""
 

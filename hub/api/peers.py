@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -15,6 +15,7 @@ from common.links import Links
 from common.peers import ConnectionState, Peer
 from common.trust_store import TrustStore
 from hub.agents import Agents, Contact
+from hub.answers import Invite as InviteAnswer
 from hub.answers import Peer as PeerAnswer
 from hub.api.models import ApproveRequest, InviteRequest, InviteView, PeerList, PeerView
 from hub.api.route import Route
@@ -74,8 +75,8 @@ class PeersApi:
             ),
         ]
 
-    def _find(self, request: web.Request) -> Peer:
-        peer = self._trust.current().find(request.match_info["id"])
+    def _find(self, instance: str) -> Peer:
+        peer = self._trust.current().find(instance)
         if peer is None:
             raise NoSuchSpoke("there is no such peer here; see hub peer list")
         return peer
@@ -85,41 +86,63 @@ class PeersApi:
 
     async def list(self, _request: web.Request) -> web.Response:
         """List peers, by id."""
+        return json_response({"peers": await self.views()})
+
+    async def views(self) -> Sequence[PeerAnswer]:
+        """Return what the API shows of all peers, by id."""
         peers = self._trust.current().peers()
         contacts = await self._agents.contacts([peer.tenant for peer in peers])
         links = [self._links.find(peer.tenant) for peer in peers]
-        return json_response({"peers": list(map(peer_view, peers, contacts, links))})
+        return [peer_view(*known) for known in zip(peers, contacts, links, strict=True)]
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one peer."""
-        return json_response(await self._view(self._find(request)))
+        return json_response(await self.view(request.match_info["id"]))
+
+    async def view(self, instance: str) -> PeerAnswer:
+        """Return what the API shows of one peer; raises `NoSuchSpoke`."""
+        return await self._view(self._find(instance))
 
     async def approve(self, request: web.Request) -> web.Response:
         """Make a pending spoke active."""
         wanted = await read_json(request, ApproveRequest)
-        return await self._changed(self._trust.approve(self._find(request).instance, wanted.fingerprint))
+        return await self._answer(self.let_in(request.match_info["id"], wanted.fingerprint))
+
+    def let_in(self, instance: str, fingerprint: str) -> Peer:
+        """Make a pending spoke active whose fingerprint was compared; raises `NoSuchSpoke`, `PeerRefused`."""
+        return self._changed(self._trust.approve(self._find(instance).instance, fingerprint))
 
     def _to(self, state: ConnectionState) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def change(request: web.Request) -> web.Response:
-            peer = self._find(request)
-            if state == "active" and peer.state == "pending":
-                # Only `approve` lets a spoke in, because it names the fingerprint.
-                raise NoSuchSpoke(f"{peer.instance} is pending: approve it with its fingerprint", code="peer_refused")
-            return await self._changed(self._trust.set_state(peer.instance, state))
+            return await self._answer(self.change(request.match_info["id"], state))
 
         return change
 
-    async def _changed(self, peer: Peer) -> web.Response:
+    def change(self, instance: str, state: ConnectionState) -> Peer:
+        """Bring a connection into another state; raises `NoSuchSpoke`, `PeerRefused`."""
+        peer = self._find(instance)
+        if state == "active" and peer.state == "pending":
+            # Only `approve` lets a spoke in, because it names the fingerprint.
+            raise NoSuchSpoke(f"{peer.instance} is pending: approve it with its fingerprint", code="peer_refused")
+        return self._changed(self._trust.set_state(peer.instance, state))
+
+    def _changed(self, peer: Peer) -> Peer:
         _log.info("peer.changed", peer=peer.instance, state=peer.state)
         self._heard(peer.tenant)
+        return peer
+
+    async def _answer(self, peer: Peer) -> web.Response:
         return json_response(await self._view(peer))
 
     async def invite(self, request: web.Request) -> web.Response:
         """Make an invite."""
         wanted = await read_json(request, InviteRequest) if request.can_read_body else InviteRequest()
+        return json_response(self.make_invite(wanted), _CREATED)
+
+    def make_invite(self, wanted: InviteRequest) -> InviteAnswer:
+        """Return what the API shows of a new invite; raises `LocalError` when nobody knows the hub's URL."""
         invite = self._inviting.invite(self._url(), wanted.ttl_s, wanted.labels)
-        answer = {"invite": invite.encode(), "id": invite.invite, "expiresAt": rfc3339(invite.exp * 1000)}
-        return json_response(answer, _CREATED)
+        return {"invite": invite.encode(), "id": invite.invite, "expiresAt": rfc3339(invite.exp * 1000)}
 
 
 def peer_view(peer: Peer, contact: Contact | None, link: Link | None = None) -> PeerAnswer:

@@ -8,10 +8,11 @@
 -- p deferred:<tenant>        sorted set: command id by the time (ms) before which it is not sent again
 -- p deadlines                sorted set: command id by the time (ms) after which it is not sent any more
 -- p cmd:<command id>         hash: kind (spawn, kill, freeze or thaw), agent ('' for the last two), tenant, json, sequence, attempts
--- p agent:<agent id>         hash: spoke tenant task type hash command created; status shown seq agent has_result;
+-- p agent:<agent id>         hash: spoke tenant task type hash command created; status shown seq agent has_result reason;
 --                            delivery attempts error; kill_id kill_state kill_error
 --                            `shown` is the status, or refused or expired where no spoke will ever say one
--- p agents, p spoke:<spoke>, p shown:<what is shown>, p task:<task id>
+-- p agents, p spoke:<spoke>, p shown:<what is shown>, p task:<task id>,
+-- p reason:<why it ended>
 --                            sorted sets with score 0: agent ids in lexical order, which is the order of time
 -- p ended                    sorted set: agent ids by the time (ms) at which this hub learned of their end
 -- p events                   stream: agent spoke task status seq delivery reason

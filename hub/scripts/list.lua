@@ -1,11 +1,11 @@
 -- Finds agents, newest first, by the smallest of the indexes that the filters name; the others are checked one by one,
 -- as far as the budget goes. Reads only.
 --
--- ARGV     spoke, what is shown, task id ('' for any), the id before which to begin ('' for the newest), limit, budget
+-- ARGV     spoke, what is shown, task id, reason ('' for any), the id before which to begin ('' for the newest), limit, budget
 --
 -- Returns {agent ids, the id to go on from, or ''}.
-local cursor, limit, budget = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
-local FIELDS = {'spoke', 'shown', 'task'}
+local cursor, limit, budget = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local FIELDS = {'spoke', 'shown', 'task', 'reason'}
 local wanted, smallest, size = {}, 'agents', math.huge
 for i, field in ipairs(FIELDS) do
   if ARGV[i] ~= '' then

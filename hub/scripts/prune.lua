@@ -14,7 +14,7 @@ if count <= 0 then
 end
 local ids = redis.call('ZRANGE', ended, 0, count - 1)
 for _, id in ipairs(ids) do
-  local known = redis.call('HMGET', p .. 'agent:' .. id, 'tenant', 'spoke', 'shown', 'task', 'kill_id', 'kill_state')
+  local known = redis.call('HMGET', p .. 'agent:' .. id, 'tenant', 'spoke', 'shown', 'task', 'kill_id', 'kill_state', 'reason')
   if known[6] == 'pending' then
     drop(known[5], known[1])
   end
@@ -22,6 +22,9 @@ for _, id in ipairs(ids) do
   if known[1] then
     for _, name in ipairs({'agents', 'spoke:' .. known[2], 'shown:' .. known[3], 'task:' .. known[4]}) do
       place(p .. name, id, false)
+    end
+    if known[7] then
+      place(p .. 'reason:' .. known[7], id, false)
     end
   end
   finished[#finished + 1] = p .. 'agent:' .. id

@@ -19,7 +19,7 @@ if not accepted or accepted == 'lost' then
   return accepted
 end
 
-local FIELDS = {'tenant', 'spoke', 'task', 'shown', 'seq', 'status', 'has_result', 'delivery', 'attempts'}
+local FIELDS = {'tenant', 'spoke', 'task', 'shown', 'seq', 'status', 'has_result', 'delivery', 'attempts', 'reason'}
 
 -- An agent as it is before this item: its fields by name, and `changes` that are written in one go.
 local function read(id)
@@ -62,6 +62,21 @@ local function take_in(agent, task, kind)
   end
 end
 
+-- Keeps the index of why agents ended in step with what is shown.
+local function give_reason(agent, reason)
+  local before = agent.reason or ''
+  if before == reason then
+    return
+  end
+  if before ~= '' then
+    place(p .. 'reason:' .. before, agent.id, false)
+  end
+  if reason ~= '' then
+    place(p .. 'reason:' .. reason, agent.id, 0)
+  end
+  set(agent, 'reason', reason)
+end
+
 local function learn(agent, outcome, seq, status, json, has_result, reason)
   local before = tonumber(agent.seq)
   local newer = seq > before and not TERMINAL[agent.status]
@@ -73,6 +88,7 @@ local function learn(agent, outcome, seq, status, json, has_result, reason)
   if newer or same then
     set(agent, 'seq', seq, 'status', status, 'agent', json, 'has_result', has_result)
     show_as(agent, status)
+    give_reason(agent, reason)
   end
   if agent.delivery ~= 'delivered' then
     -- An event that overtook the reply to the first attempt; that reply finds the command settled.

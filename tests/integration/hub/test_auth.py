@@ -25,7 +25,7 @@ ROUTES = [
     ("POST", "/api/v1/invites"),
     ("GET", "/api/v1/openapi.json"),
     ("GET", "/api/v1/no-such-route"),
-    ("GET", "/"),
+    ("GET", "/no-such-page"),
 ]
 
 TOKENS: dict[str, Callable[[str], dict[str, str]]] = {

@@ -45,7 +45,8 @@ def retention(stored: Stored, days: int = 0, agents: int = 0, now_ms: int = NOW_
 
 
 async def end(stored: Stored, agent_id: str, at_ms: int, status: str = "completed") -> None:
-    told = AgentStatus.model_validate(agent_status(agent_id, status, 4))
+    reason = "exit_nonzero" if status == "failed" else None
+    told = AgentStatus.model_validate(agent_status(agent_id, status, 4, reason=reason))
     await stored.agents.record(PEER, [Settlement(agent_id, "event", agent=told)], at_ms)
 
 
@@ -74,6 +75,18 @@ async def test_what_ended_long_ago_goes_and_leaves_nothing_behind(stored: Stored
     assert not any(agent_id in str(left) for agent_id in old)
     assert await retention(stored, days=30, now_ms=NOW_MS + 30 * DAY_MS + 2).prune() == 0
     assert await listed(stored) == young
+
+
+async def test_why_it_ended_is_forgotten_with_it(stored: Stored) -> None:
+    (agent_id,) = await ended(stored, 1)
+    failed = numbered_id()
+    await end(stored, failed, NOW_MS, "failed")
+    assert await listed(stored, reason="exit_nonzero") == [failed]
+    assert await stored.agents.count_reason("exit_nonzero") == 1
+    assert await listed(stored, reason="exit_nonzero", status="completed") == []
+    assert agent_id not in await listed(stored, reason="exit_nonzero", status="failed")
+    assert await retention(stored, days=1, now_ms=NOW_MS + 2 * DAY_MS).prune() == 2
+    assert await stored.agents.count_reason("exit_nonzero") == 0
 
 
 async def test_of_too_many_those_that_ended_first_go(stored: Stored) -> None:
