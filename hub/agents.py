@@ -29,6 +29,8 @@ LIVING: Final = ("pending", "queued", "spawning", "running")
 """What is shown of agents that have not ended, in the order in which they go through it."""
 SHOWN: Final = (*LIVING, "completed", "failed", "killed", "refused", "expired")
 """All that can be shown of an agent."""
+PAGE_BYTES: Final = 4 * 1024 * 1024
+"""What the records of one page have together at most; a larger one is a page of its own."""
 _SCAN_BUDGET: Final = 10_000
 _REPLAY_MARGIN_S: Final = 60
 _CONTACT: Final = ("contact", "failures", "next", "error", "hello", "frozen", "tried", "answered", "failing")
@@ -120,9 +122,9 @@ class Agents:
         return record
 
     async def page(self, wanted: Filter, limit: int, cursor: str = "") -> tuple[list[AgentRecord], str]:
-        """Return at most `limit` agents, newest first, and the cursor to go on with ("" at the end)."""
+        """Return at most `limit` agents of `PAGE_BYTES`, newest first, and the cursor to go on with ("" at the end)."""
         filters = [wanted.spoke, wanted.status, wanted.task_id, wanted.reason]
-        arguments: list[Argument] = [*filters, cursor, limit, _SCAN_BUDGET]
+        arguments: list[Argument] = [*filters, cursor, limit, _SCAN_BUDGET, PAGE_BYTES]
         found, following = await self._list(self._client, [self._keys.prefix], arguments)
         ids = [agent_id.decode() for agent_id in found]
         with translated():

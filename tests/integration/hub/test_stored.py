@@ -368,6 +368,31 @@ async def test_a_page_ends_with_its_budget_and_goes_on_from_there(
     assert len(found) == 31
 
 
+@pytest.mark.attack(41)
+async def test_a_page_is_bounded_in_bytes_and_goes_on_from_there(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = [new_agent(numbered_id()) for _ in range(7)]
+    await stored.outcomes(*agents)
+    command = await stored.client.hstrlen(stored.keys.agent(agents[0].agent_id), "command")
+    monkeypatch.setattr("hub.agents.PAGE_BYTES", 3 * command)
+    sizes: list[int] = []
+    found: list[str] = []
+    cursor = ""
+    while not sizes or cursor:
+        records, cursor = await stored.agents.page(Filter(), 100, cursor)
+        sizes.append(len(records))
+        found += [record.agent_id for record in records]
+    assert sizes == [3, 3, 1]
+    assert found == sorted((agent.agent_id for agent in agents), reverse=True)
+    monkeypatch.setattr("hub.agents.PAGE_BYTES", 1)
+    assert len((await stored.agents.page(Filter(), 100))[0]) == 1, "a page without anything would never end"
+    await stored.agents.record(PEER, [settled(agents[0].agent_id)], NOW_MS)
+    monkeypatch.setattr("hub.agents.PAGE_BYTES", 2 * command)
+    records, _ = await stored.agents.page(Filter(), 100, agents[2].agent_id)
+    assert [record.agent_id for record in records] == [agents[1].agent_id], "what the spoke said counts as well"
+
+
 # --- the stream
 
 
