@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from common import strict_json
 from common.connection import DEFAULT_SKEW_S
 from common.envelope import Claims
-from common.errors import EnvelopeRejected, PeerError
+from common.errors import EnvelopeRejected, PeerError, RateLimited
 from common.handshake import Hello
 from common.ids import rfc3339
 from common.peers import Peer
@@ -25,6 +25,10 @@ from hub.records import FIELDS, AgentRecord, parse_record
 from hub.settlement import Settlement
 
 EVENTS_KEPT: Final = 50_000
+RATE_PER_S: Final = 500
+"""Envelopes that one spoke may send; each may hold a thousand events."""
+TAKEN_IN: Final = 10_000
+"""So many agents of a spoke are taken in for which this hub, as far as it knows, has not asked."""
 LIVING: Final = ("pending", "queued", "spawning", "running")
 """What is shown of agents that have not ended, in the order in which they go through it."""
 SHOWN: Final = (*LIVING, "completed", "failed", "killed", "refused", "expired")
@@ -140,32 +144,36 @@ class Agents:
     ) -> list[bool]:
         """Take in what `peer` said, in one step; returns for each whether the agent is its own (attack row 38).
 
-        Raises `EnvelopeRejected` `replayed` when the envelope of the mark was taken before, `StoreLost`.
+        Raises `EnvelopeRejected` `replayed` when the envelope of the mark was taken before, `RateLimited`, `StoreLost`.
         """
         known = self.store.mark
-        head: list[Argument] = [now_ms, peer.tenant, peer.instance, EVENTS_KEPT, *self._marking(replay)]
+        head: list[Argument] = [now_ms, peer.tenant, peer.instance, EVENTS_KEPT, TAKEN_IN, *self._marking(replay)]
         items = [value for settlement in settlements for value in _arguments(settlement)]
         answer = await self._record(self._client, [self._keys.prefix], [*head, len(settlements), *items])
         results = self._check_accepted(known, answer)
         return [bool(result == b"ok") for result in results]
 
     async def mark(self, mark: ReplayMark) -> None:
-        """Note an envelope that is about no agent; raises `EnvelopeRejected` `replayed`, `StoreLost`."""
+        """Note an envelope that is about no agent; raises `EnvelopeRejected` `replayed`, `RateLimited`, `StoreLost`."""
         known = self.store.mark
         accepted = await self._mark(self._client, [self._keys.prefix], self._marking(mark))
         self._check_accepted(known, [accepted] if isinstance(accepted, int) else accepted)
 
     def _marking(self, replay: ReplayMark | None) -> list[Argument]:
-        """Return mark, life, generation and counter; raises `StoreLost` for what may have been accepted before."""
+        """Return mark, life, rate, generation, counter; raises `StoreLost` for what may have been accepted before."""
         known = self.store.mark
         if replay is None:
-            return ["", 0, "", 0]
+            return ["", 0, 0, "", 0]
         self.store.check_signed(replay.signed_s)
-        return [replay.name, replay.life_ms, known.generation, known.accepted]
+        return [replay.name, replay.life_ms, RATE_PER_S, known.generation, known.accepted]
 
     def _check_accepted(self, known: StoreMark, answer: Any) -> Sequence[bytes]:
         if answer is None:
             raise EnvelopeRejected("replayed", "this envelope was accepted before; sign a fresh one")
+        if answer == b"too_fast":
+            raise RateLimited(
+                f"this hub takes {RATE_PER_S} envelopes a second of one spoke; gather what there is to say"
+            )
         if answer == b"lost":
             raise self.store.refusal()
         self.store.saw(known.generation, answer[0])

@@ -17,7 +17,9 @@
 -- p ended                    sorted set: agent ids by the time (ms) at which this hub learned of their end
 -- p events                   stream: agent spoke task status seq delivery reason
 -- p webhooks                 hash: how far a webhook has been told and how that goes (JSON), by the webhook's id
+-- p taken:<tenant>           sorted set with score 0: the agents of which the spoke told first, before this hub knew them
 -- p replay:<issuer>:<jti>    mark of an envelope that was accepted
+-- p rate:<issuer>            hash: since (ms), used: envelopes in the second that began then
 -- p generation, p accepted   which store this is, and how many envelopes it accepted (common/store_mark.py)
 -- p peer:<tenant>            hash: contact (ms), tried (ms of the last envelope to it), answered (ms of its last answer),
 --                            failing (ms since when, only while it does), failures, next (ms), error;
@@ -82,12 +84,29 @@ local function show(id, before, shown, now)
   end
 end
 
--- Notes an accepted envelope: its number; false when it was accepted before; 'lost' when this is not the store that the
--- hub knows by its generation and counter, or an old copy of it, and the marks are not in it (common/store_mark.py).
-local function accept(mark, life, generation, seen)
+-- Whether an issuer is over `rate` envelopes in the second that began with one of them, on this server's clock.
+local function too_fast(issuer, rate)
+  local counter, time = p .. 'rate:' .. issuer, redis.call('TIME')
+  local at = time[1] * 1000 + math.floor(time[2] / 1000)
+  local since = tonumber(redis.call('HGET', counter, 'since') or 0)
+  -- When the clock was set back the expiry is an hour away: the count must not last as long.
+  if at < since or at >= since + 1000 then
+    redis.call('HSET', counter, 'since', string.format('%.0f', at), 'used', 0)
+    redis.call('PEXPIRE', counter, 1000)
+  end
+  return redis.call('HINCRBY', counter, 'used', 1) > tonumber(rate)
+end
+
+-- Notes an accepted envelope, marked `issuer:jti`: its number; false when it was accepted before; 'too_fast' when its
+-- issuer sends more than `rate` a second; 'lost' when this is not the store that the hub knows by its generation and
+-- counter, or an old copy of it, and the marks are not in it (common/store_mark.py).
+local function accept(mark, life, rate, generation, seen)
   if (redis.call('GET', p .. 'generation') or '') ~= generation
     or tonumber(redis.call('GET', p .. 'accepted') or 0) < tonumber(seen) then
     return 'lost'
+  end
+  if too_fast(mark:match('^[^:]+'), rate) then
+    return 'too_fast'
   end
   return redis.call('SET', p .. 'replay:' .. mark, '1', 'NX', 'PX', life) and redis.call('INCR', p .. 'accepted')
 end

@@ -20,7 +20,8 @@ for _, id in ipairs(ids) do
   end
   place(ended, id, false)
   if known[1] then
-    for _, name in ipairs({'agents', 'spoke:' .. known[2], 'shown:' .. known[3], 'task:' .. known[4]}) do
+    for _, name in ipairs({'agents', 'spoke:' .. known[2], 'shown:' .. known[3], 'task:' .. known[4],
+                           'taken:' .. known[1]}) do
       place(p .. name, id, false)
     end
     if known[7] then

@@ -1,21 +1,25 @@
 -- Takes what a spoke says about its agents into the read model: the results of a REPLY, or the events of an EVENT with
 -- its replay mark, all in one step. Safe to run twice.
 --
--- ARGV     now (ms), tenant, spoke, length of the event stream, replay mark ('' for none), its life (ms), generation
---          and counter of the store as the hub knows it, count, and for each item: command id ('' for an event), agent id, outcome (delivered, refused, retry, event, answer), error
---          (JSON), not before (ms), seq (0 when no AgentStatus came), status, task id, agent type, AgentStatus (JSON),
+-- ARGV     now (ms), tenant, spoke, length of the event stream, how many agents of a spoke are taken in unasked, replay
+--          mark ('' for none), its life (ms), envelopes a second, generation and counter of the store as the hub knows
+--          it, count, and for each item: command id ('' for an event), agent id, outcome (delivered, refused, retry,
+--          event, answer), error (JSON), not before (ms), seq (0 when no AgentStatus came), status, task id, agent type, AgentStatus (JSON),
 --          whether it has a result (1 or 0), reason. The answer to a freeze or thaw has no agent id; what is so now
 --          (frozen or thawed) is its status, how many agents it killed its task id
 --
 -- Rules: a higher seq wins; at an equal seq a result is never replaced by none; a terminal state is final; an agent of
--- another tenant is not touched (attack rows 33, 38); an unknown one is taken in (fault 31).
--- Returns what `accept` does when the envelope is not taken, else its number (0 without mark), and for each item: ok or
--- foreign.
-local now, tenant, spoke, maxlen, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[9])
+-- another tenant is not touched (attack rows 33, 38); an unknown one is taken in (fault 31), so many of a spoke: it must
+-- not be able to fill this store, nor to push out what is kept of other spokes' agents.
+-- Returns what `accept` does when the envelope is not taken, else its number (0 without mark), and for each item: ok,
+-- foreign or surplus.
+local now, tenant, spoke, maxlen, taken_at_most, count =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[11])
 local TERMINAL = {completed = true, failed = true, killed = true}
 
-local accepted = ARGV[5] == '' and 0 or accept(ARGV[5], ARGV[6], ARGV[7], ARGV[8])
-if not accepted or accepted == 'lost' then
+local is_reply = ARGV[6] == ''
+local accepted = is_reply and 0 or accept(unpack(ARGV, 6, 10))
+if type(accepted) ~= 'number' then
   return accepted
 end
 
@@ -54,7 +58,11 @@ local function tell(agent, reason)
   emit(maxlen, agent.id, agent.spoke, agent.task, agent.shown, agent.seq, agent.delivery, reason)
 end
 
+local taken = redis.call('ZCARD', p .. 'taken:' .. tenant)
+
 local function take_in(agent, task, kind)
+  taken = taken + 1
+  place(p .. 'taken:' .. tenant, agent.id, 0)
   set(agent, 'spoke', spoke, 'tenant', tenant, 'task', task, 'type', kind, 'created', now, 'status', 'pending',
     'seq', 0, 'delivery', 'delivered', 'attempts', 0, 'error', '')
   for _, name in ipairs({'agents', 'spoke:' .. spoke, 'task:' .. task}) do
@@ -171,13 +179,15 @@ end
 local results = {accepted}
 for i = 0, count - 1 do
   local command, id, outcome, err, not_before, seq, status, task, kind, json, has_result, reason =
-    unpack(ARGV, 10 + i * 12, 21 + i * 12)
+    unpack(ARGV, 12 + i * 12, 23 + i * 12)
   local agent = read(id)
   if id == '' then
     settle_latch(command, outcome, err, not_before, status, task)
     results[#results + 1] = 'ok'
   elseif agent.tenant and agent.tenant ~= tenant then
     results[#results + 1] = 'foreign'
+  elseif not agent.tenant and seq ~= '0' and taken >= taken_at_most then
+    results[#results + 1] = 'surplus'
   else
     if not agent.tenant and seq ~= '0' then
       take_in(agent, task, kind)
@@ -195,11 +205,11 @@ end
 flush()
 local peer = p .. 'peer:' .. tenant
 redis.call('HSET', peer, 'contact', now)
-if ARGV[5] == '' then
+if is_reply then
   redis.call('HSET', peer, 'tried', now, 'answered', now)
 end
 -- A spoke that we hear may still be one that we cannot reach: what failed is over when it answered, or nothing waits.
-if ARGV[5] == '' or redis.call('SISMEMBER', p .. 'outboxes', tenant) == 0 then
+if is_reply or redis.call('SISMEMBER', p .. 'outboxes', tenant) == 0 then
   redis.call('HSET', peer, 'failures', 0, 'next', 0, 'error', '')
   redis.call('HDEL', peer, 'failing')
 end

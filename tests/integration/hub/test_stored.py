@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from common.agent_state import AgentStatus
 from common.envelope import Claims
-from common.errors import EnvelopeRejected
+from common.errors import EnvelopeRejected, RateLimited
 from common.ids import uuid7
 from common.scripts import ScriptSet
 from hub.agents import Agents, Filter, NoSuchAgent, ReplayMark
@@ -307,6 +307,53 @@ async def test_no_other_tenant_touches_an_agent(stored: Stored) -> None:
         assert await stored.agents.record(stranger, [settled(agent_id)], NOW_MS) == [False]
     assert await stored.agents.find(agent_id) == before
     assert await stored.waiting() == [agent_id]
+
+
+@pytest.mark.attack(38)
+@pytest.mark.attack(64)
+async def test_a_spoke_cannot_fill_the_store_with_agents_of_its_own_making(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.agents.TAKEN_IN", 3)
+    asked = numbered_id()
+    await stored.outcomes(new_agent(asked))
+
+    def told(agent_id: str, status: str = "completed") -> Settlement:
+        return Settlement(agent_id, "event", agent=AgentStatus.model_validate(agent_status(agent_id, status, 9)))
+
+    made_up = [numbered_id() for _ in range(5)]
+    events = [told(made_up[0]), told(made_up[0]), *map(told, made_up[1:]), told(asked)]
+    assert await stored.agents.record(PEER, events, NOW_MS) == [True, True, True, True, False, False, True]
+    assert (await stored.agents.find(asked)).shown == "completed"
+    with pytest.raises(NoSuchAgent):
+        await stored.agents.find(made_up[4])
+    assert await stored.agents.record(PEER, [told(made_up[4])], NOW_MS) == [False]
+    other = spoke_peer(instance="build-2")
+    assert await stored.agents.record(other, [told(made_up[4])], NOW_MS) == [True], "another spoke's are its own"
+
+
+@pytest.mark.attack(64)
+async def test_a_spoke_that_sends_too_fast_is_told_so(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub.agents.RATE_PER_S", 2)
+
+    def mark(issuer: str = PEER.instance) -> ReplayMark:
+        return ReplayMark.of(Claims.model_validate(claims(iss=issuer, jti=numbered_id())), NOW_MS)
+
+    async def until_refused(take: Callable[[ReplayMark], Awaitable[Any]]) -> str:
+        for _ in range(1000):  # a slow machine may need a few: three have to come within a second
+            sent = mark()
+            try:
+                await take(sent)
+            except RateLimited:
+                return f"{stored.keys.prefix}replay:{sent.name}"
+        raise AssertionError("never refused")
+
+    for take in (stored.agents.mark, lambda sent: stored.agents.record(PEER, [], NOW_MS, sent)):
+        assert not await stored.client.exists(await until_refused(take))
+    await stored.agents.mark(mark("build-2"))
+    rate: Any = {"since": int(time.time() * 1000) + 3_600_000, "used": 9}  # as a clock that was set back leaves it
+    await stored.client.hset(f"{stored.keys.prefix}rate:{PEER.instance}", mapping=rate)
+    await stored.agents.mark(mark())
 
 
 async def test_a_replay_mark_is_taken_once_and_expires_after_the_window(stored: Stored) -> None:
