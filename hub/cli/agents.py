@@ -82,7 +82,7 @@ def list_agents(**query: Any) -> None:
 @click.command()
 @_agent_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on until the agent has ended.")
-@click.option("--raw", is_flag=True, help="Control characters as they are; only for a file or a program you trust.")
+@click.option("--raw", is_flag=True, help="As the agent printed it, control characters too; for files and programs.")
 @node_options
 def logs(agent_id: str, follow: bool, raw: bool) -> None:
     """Print an agent's log."""

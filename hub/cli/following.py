@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from common.agent_output import Rendering
 from common.errors import HubspokeError
 from common.logs import escape
 from hub.answers import Agent, shown
@@ -44,9 +45,11 @@ async def wait_for(hub: HubClient, agent_id: str) -> Agent:
 
 
 async def print_log(hub: HubClient, agent_id: str, *, follow: bool, raw: bool = False) -> None:
-    """Print the log from its beginning, with `follow` until the agent has ended."""
+    """Print the log from its beginning, with `follow` until the agent has ended; rendered for people unless `raw`."""
+    rendering = Rendering()
     async for piece in hub.logs(agent_id, follow=follow):
-        _write(piece, raw=raw)
+        _write(piece if raw else rendering.feed(piece.encode()), raw=raw)
+    _write(rendering.flush(), raw=raw)
 
 
 def _write(text: str, *, raw: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -100,15 +101,27 @@ def requeue_agent(context: SpokeContext, agent_id: str, peer: str | None) -> Non
 @agent.command("logs")
 @click.argument("agent_id", metavar="AGENT")
 @click.option("-f", "--follow", is_flag=True, help="Wait for more until the agent has ended.")
+@click.option("--raw", is_flag=True, help="As the agent printed it, control characters too; for files and programs.")
 @_peer_option
 @facts
-def agent_logs(context: SpokeContext, agent_id: str, follow: bool, peer: str | None) -> None:
+def agent_logs(context: SpokeContext, agent_id: str, follow: bool, raw: bool, peer: str | None) -> None:
     """Print what an agent wrote."""
-    path, offset = _path(agent_id, "logs"), 0
+    from common.agent_output import Rendering
+
+    rendering = Rendering()
+    for text in _log_pieces(context, _path(agent_id, "logs"), _query(peer), follow):
+        # `color`: otherwise what an agent coloured is taken out on the way to a file.
+        click.echo(text if raw else _visible(rendering.feed(text.encode())), nl=False, color=True)
+    if not raw:
+        click.echo(_visible(rendering.flush()), nl=False)
+
+
+def _log_pieces(context: SpokeContext, path: str, query: dict[str, str], follow: bool) -> Iterator[str]:
+    offset = 0
     while True:
-        query = {"offset": str(offset), "limit": str(_LOG_LIMIT), **_query(peer)}
-        piece: dict[str, Any] = context.call("GET", path, query=query)
-        click.echo(_visible(piece["data"]), nl=False)
+        where = {"offset": str(offset), "limit": str(_LOG_LIMIT), **query}
+        piece: dict[str, Any] = context.call("GET", path, query=where)
+        yield piece["data"]
         advanced = piece["nextOffset"] > offset
         offset = piece["nextOffset"]
         if piece["eof"] or not (advanced or follow):

@@ -417,6 +417,16 @@ async def test_status_list_logs_kill_wait(node: HubNode, spoke: StandinSpoke) ->
     assert (again.returncode, "ended before: killed" in again.stdout) == (0, True)
 
 
+async def test_a_log_is_for_people_unless_raw(node: HubNode, spoke: StandinSpoke) -> None:
+    spoke.log = b"""{"type":"system","subtype":"init","session_id":"s1"}
+{"type":"assistant","message":{"content":[{"type":"text","text":"a\\u001b[2Jb"}]}}
+no end"""
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    assert (await node.hub("logs", agent_id)).stdout == "[session s1]\na\\x1b[2Jb\nno end"
+    assert (await node.hub("logs", "--raw", agent_id)).stdout == spoke.log.decode()
+
+
 async def test_listing_goes_on_at_the_cursor(node: HubNode, spoke: StandinSpoke) -> None:
     agents = [await node.spawn(spoke.id) for _ in range(3)]
     first = await node.hub("list", "--spoke", spoke.id, "--limit", "2")

@@ -288,7 +288,10 @@ async def test_serve_says_when_it_is_ready_and_only_once_for_a_directory(directo
 
 
 async def test_agents_on_the_command_line(shared: SpokeNode, hub: HubPeer, origin: Path) -> None:
-    spawn = hub.spawn(origin, "print \x1b[31mred\x1b[0m", "print \u202eevil", 'result {"summary":"a\\u001bb"}')
+    said = '{"type":"system","subtype":"init","session_id":"s1"}'
+    spawn = hub.spawn(
+        origin, "print \x1b[31mred\x1b[0m", f"print {said}", "print \u202eevil", 'result {"summary":"a\\u001bb"}'
+    )
     await hub.ask(shared, spawn)
     await shared.until_ended(spawn["id"])
     shown = document(await shared.spoke("agent", "show", spawn["id"], "--json"))
@@ -297,7 +300,9 @@ async def test_agents_on_the_command_line(shared: SpokeNode, hub: HubPeer, origi
     rows = document(await shared.spoke("--json", "agent", "list"))
     assert spawn["id"] in [row["agentId"] for row in (rows["agents"] if isinstance(rows, dict) else rows)]
     log = await shared.spoke("agent", "logs", spawn["id"])
-    assert log.stdout == "\\x1b[31mred\\x1b[0m\n\\u202eevil\n"
+    assert log.stdout == "\\x1b[31mred\\x1b[0m\n[session s1]\n\\u202eevil\n"
+    raw = await shared.spoke("agent", "logs", "--raw", spawn["id"])
+    assert raw.stdout == f"\x1b[31mred\x1b[0m\n{said}\n\u202eevil\n"
     for arguments in (["agent", "show", spawn["id"]], ["agent", "list"]):
         done = await shared.spoke(*arguments)
         assert done.returncode == 0

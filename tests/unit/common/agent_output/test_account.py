@@ -106,7 +106,7 @@ def test_a_log_is_read_in_any_chunks(size: int, end: bytes) -> None:
     assert (account.session, account.conclusion().text) == ("s1", "done")
     rendering = Rendering()
     text = "".join(map(rendering.feed, chunks)) + rendering.flush()
-    assert text == RENDERED + (end.decode() + "\n" if end else "")
+    assert text == RENDERED + end.decode()
 
 
 @pytest.mark.parametrize(
