@@ -168,7 +168,7 @@ class Parts:
         intake = Intake(me, inbox, agents, exchange, clock, metrics, rotation_intake, audit, self.sender.heard)
         self.announcer = Announcer(hub.key_files, own_keys, rotations, exchange, trust.current, clock)
         joining = Joining(me, own_keys, trust, agents, exchange, clock, self.sender.heard)
-        self.reconciling = Reconciling(trust, agents, exchange, clock)
+        self.reconciling = Reconciling(trust, agents, outbox, exchange, self.sender, clock)
         greeter = Greeter(own_keys, inbox, exchange, clock)
         links = LinkRoutes(greeter, self.links, intake, agents, trust, metrics, self._link_opened)
         self.spawning = spawning = Spawning(trust, agents, outbox, self.sender, clock, metrics)

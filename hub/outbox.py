@@ -164,6 +164,11 @@ class Outbox:
         expired = await self._run("expire", [now_ms, EVENTS_KEPT, strict_json.encode(_EXPIRED), _EXPIRE_AT_ONCE])
         return [agent_id.decode() for agent_id in expired]
 
+    async def resend(self, agent_ids: Sequence[str], now_ms: int) -> list[str]:
+        """Put spawns back that their spoke knows nothing of any more; returns which ones, those shown as queued."""
+        again = await self._run("resend", [now_ms, EVENTS_KEPT, *agent_ids]) if agent_ids else []
+        return [agent_id.decode() for agent_id in again]
+
     async def tenants(self) -> set[str]:
         """Return the tenants for which something waits."""
         with translated():

@@ -1,16 +1,19 @@
 """Asks spokes about agents that have not ended as far as this hub knows: what was missed in an outage is learned.
 
 A spoke tells each transition until the hub has acknowledged it, and never again. A hub whose store was restored from an
-old copy would therefore show as running for ever what ended meanwhile. So it asks: at its start, when its store was
-lost, and every hour; a spoke that is away then is asked as soon as it opens a link. The answers are recorded like any
-other; what the spoke does not know is left as it is, and counted in the log.
+old copy would therefore show as running for ever what ended meanwhile, and a spoke whose store was lost says nothing of
+what waited there. So it asks: at its start, when its store was lost, when a spoke opens a link, and every hour; who did
+not answer is asked again. The answers are recorded like any other. What the spoke does not know goes again under the
+same id where it was queued, for then nothing of it had been started; else it is left as it is, and counted in the log.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -24,11 +27,17 @@ from common.exchange import Exchange
 from common.inbox import TrustSource
 from common.peers import Peer
 from hub.agents import Agents
+from hub.outbox import Outbox
+from hub.sender import Sender
 from hub.settlement import Settlement
 
 ASK_EVERY_S: Final = 3600.0
+_RETRY_S: Final = 60.0
+"""After this long those are asked again who did not answer: after the loss of its store a spoke refuses for minutes."""
 _GATHER_S: Final = 1.0
 """Spokes that come back together are asked together."""
+_GAP_S: Final = 4.0
+"""Between two rounds, however often links come and go."""
 _PAGE: Final = 5000
 _AT_ONCE: Final = 16
 _SHOWN: Final = ("queued", "spawning", "running")
@@ -36,12 +45,16 @@ _log: Final = structlog.get_logger("reconciling")
 
 
 class Reconciling:
-    """Asks; `run` is the task, `ask_all` and `heard` hurry it."""
+    """Asks; `run` is the task, `ask_all` and `heard` hurry it; `sender` is woken for what goes again."""
 
-    def __init__(self, trust: TrustSource, agents: Agents, exchange: Exchange, clock: Clock) -> None:
+    def __init__(
+        self, trust: TrustSource, agents: Agents, outbox: Outbox, exchange: Exchange, sender: Sender, clock: Clock
+    ) -> None:
         self._trust = trust
         self._agents = agents
+        self._outbox = outbox
         self._exchange = exchange
+        self._sender = sender
         self._clock = clock
         self._unasked: set[str] = set()
         self._heard: set[str] = set()
@@ -54,25 +67,29 @@ class Reconciling:
         self._wanted.set()
 
     def heard(self, tenant: str) -> None:
-        """Say that a spoke has opened a link; asks it if it could not be asked before."""
-        if tenant in self._unasked:
-            self._heard.add(tenant)
-            self._wanted.set()
+        """Say that a spoke has opened a link: it may have been away, and its store lost."""
+        self._heard.add(tenant)
+        self._wanted.set()
 
     async def run(self) -> None:
         """Ask until cancelled: at once, and whenever there is a reason."""
         self.ask_all()
+        all_at = time.monotonic() + ASK_EVERY_S
         while True:
-            try:
-                async with asyncio.timeout(ASK_EVERY_S):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_S):
                     await self._wanted.wait()
-            except TimeoutError:
+            if time.monotonic() >= all_at:
                 self._all = True
+                all_at = time.monotonic() + ASK_EVERY_S
             await asyncio.sleep(_GATHER_S)
             await self._pass()
+            await asyncio.sleep(_GAP_S)
 
     async def _pass(self) -> None:
-        only = None if self._all else self._heard
+        only = None if self._all else self._heard | self._unasked
+        if only is not None and not only:
+            return
         self._all, self._heard = False, set()
         self._wanted.clear()
         try:
@@ -119,9 +136,23 @@ class Reconciling:
         news = [settlement for settlement in told if settlement is not None]
         if news:
             await self._agents.record(peer, news, self._clock.now_ms())
-        unknown = sum(result.error is not None and result.error.code == "not_found" for result in reply.results)
-        _log.info("reconcile.asked", peer=peer.instance, agents=len(agent_ids), answered=len(news), unknown=unknown)
+        unknown = [agent_id for agent_id, result in zip(agent_ids, reply.results, strict=True) if _is_unknown(result)]
+        again = await self._outbox.resend(unknown, self._clock.now_ms())
+        if again:
+            self._sender.wake(peer.tenant)
+        _log.info(
+            "reconcile.asked",
+            peer=peer.instance,
+            agents=len(agent_ids),
+            answered=len(news),
+            unknown=len(unknown),
+            again=len(again),
+        )
         return True
+
+
+def _is_unknown(result: Result) -> bool:
+    return result.error is not None and result.error.code == "not_found"
 
 
 def _settle(agent_id: str, result: Result) -> Settlement | None:

@@ -42,7 +42,7 @@ _GOODBYE: Final = frozenset({1000, 1001})
 
 @dataclass
 class Member:
-    """One spoke of the crowd; `agents` are those it was asked to spawn."""
+    """One spoke of the crowd; `agents` says how often it was asked to spawn each."""
 
     id: str
     hub: str
@@ -77,7 +77,8 @@ class Member:
 
     def _result(self, command: dict[str, Any]) -> dict[str, Any]:
         agent_id = command.get("agentId", command["id"])
-        self.agents[agent_id] = self.agents.get(agent_id, 0) + 1
+        if command["command"] == "spawn":
+            self.agents[agent_id] = self.agents.get(agent_id, 0) + 1
         return {"id": command["id"], "agent": agent_status(agent_id, taskId=command.get("taskId", "T-1"))}
 
 

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
+from common.agent_state import AgentStatus
+from hub.settlement import Settlement
 from tests.integration.hub.hub_node import HubNode
-from tests.integration.hub.standin_spoke import StandinSpoke, error
+from tests.integration.hub.standin_spoke import StandinSpoke, agent_status, error
+from tests.integration.hub.test_stored import NOW_MS, PEER, Stored, new_agent, numbered_id, settled
 from tests.integration.link.bare_spoke import BareSpoke
 from tests.spoke_node import eventually
 
@@ -68,21 +72,73 @@ async def test_a_spoke_that_is_away_at_the_start_is_asked_when_it_opens_a_link(t
 
 
 @pytest.mark.slow
-async def test_what_the_spoke_does_not_know_or_will_not_tell_stays_as_it_is(tmp_path: Path) -> None:
+async def test_what_the_spoke_will_not_tell_or_had_begun_and_lost_stays_as_it_is(tmp_path: Path) -> None:
     with HubNode(tmp_path) as own:
         async with StandinSpoke(own) as spoke, StandinSpoke(own) as silent:
             kept = [await own.spawn(spoke.id), await own.spawn(silent.id)]
             for agent_id in kept:
                 await own.until_delivery(agent_id, "delivered")
+            await spoke.report(spoke.advance(kept[0], "running"))
             before = [await own.agent(agent_id) for agent_id in kept]
             spoke.agents.clear()
             silent.answers["status"] = error("not_allowed")
             own.set_state(spoke.id, "suspended")
             await own.restart()
-            await eventually(lambda: own.log_lines("reconcile.asked", peer=silent.id, answered=0, unknown=0), "asked")
+            told = {"answered": 0, "again": 0}
+            await eventually(lambda: own.log_lines("reconcile.asked", peer=silent.id, unknown=0, **told), "asked")
             assert [await own.agent(agent_id) for agent_id in kept] == before
             assert spoke.sent(kept[0], "status") == 0
             own.set_state(spoke.id, "active")
             await own.restart()
-            await eventually(lambda: own.log_lines("reconcile.asked", peer=spoke.id, answered=0, unknown=1), "asked")
+            await eventually(lambda: own.log_lines("reconcile.asked", peer=spoke.id, unknown=1, **told), "asked")
             assert [await own.agent(agent_id) for agent_id in kept] == before
+            assert [spoke.sent(agent_id) + silent.sent(agent_id) for agent_id in kept] == [1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.fault(14)
+async def test_what_waited_at_a_spoke_whose_store_was_lost_goes_again_under_the_same_id(tmp_path: Path) -> None:
+    with HubNode(tmp_path) as own:
+        spoke = BareSpoke.registered_at(own)
+        async with spoke.linked() as socket:
+            waiting, killed = [await own.spawn(spoke.id) for _ in range(2)]
+            while len(spoke.agents) < 2:
+                await spoke.serve(socket)
+            for agent_id in (waiting, killed):
+                await own.until_delivery(agent_id, "delivered")
+        await own.call("POST", f"/api/v1/agents/{killed}/kill", {})
+        spoke.agents.clear()
+        async with spoke.linked() as socket:
+            came: list[dict[str, Any]] = []
+            while not any(command["id"] == waiting for command in came):
+                came += await spoke.serve(socket)
+            again = await own.until_delivery(waiting, "delivered")
+            assert (again["status"], again["seq"], again["delivery"]["lastError"]) == ("queued", 1, None)
+            assert came[-1]["command"] == "spawn"
+            about_killed = [command["command"] for command in came if killed in (command["id"], command.get("agentId"))]
+            assert about_killed[0] == "kill"
+        assert own.log_lines("reconcile.asked", peer=spoke.id, answered=0)
+
+
+async def test_putting_back_twice_is_once_and_takes_only_what_waited(
+    valkey: Redis, valkey_blocking: Redis, key_prefix: str
+) -> None:
+    stored = Stored(valkey, valkey_blocking, key_prefix)
+    waiting, running, pending = (numbered_id() for _ in range(3))
+    await stored.outcomes(*map(new_agent, (waiting, running, pending)))
+    started = Settlement(running, "event", agent=AgentStatus.model_validate(agent_status(running, "running", 3)))
+    await stored.agents.record(PEER, [settled(waiting), started], NOW_MS)
+    asked = [waiting, running, pending, numbered_id()]
+    assert await stored.outbox.resend(asked, NOW_MS) == [waiting]
+    once = await stored.snapshot()
+    assert await stored.outbox.resend(asked, NOW_MS) == []
+    assert await stored.outbox.resend([], NOW_MS) == []
+    assert await stored.snapshot() == once
+    assert await stored.waiting() == [pending, waiting]
+    again = await stored.agents.find(waiting)
+    assert (again.status, again.agent, again.delivery["state"]) == ("pending", None, "pending")
+    # The spoke counts its transitions from 1 again.
+    await stored.agents.record(PEER, [settled(waiting)], NOW_MS)
+    assert (await stored.agents.find(waiting)).status == "queued"
+    change = (await stored.feed.read("0-0"))[-2]
+    assert (change.agent_id, change.status, change.reason) == (waiting, "pending", "lost")
