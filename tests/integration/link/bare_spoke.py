@@ -15,7 +15,7 @@ from common.handshake import LINK_PATH, SUBPROTOCOL
 from common.keyring import SigningKey
 from tests.envelopes import NONCE, sign
 from tests.integration.hub.hub_node import HubNode
-from tests.integration.hub.standin_spoke import StandinSpoke
+from tests.integration.hub.standin_spoke import StandinSpoke, is_question
 
 Socket = aiohttp.ClientWebSocketResponse[Any]
 CAPACITY: Final = {"agents": 4, "running": 1, "queued": 7}
@@ -64,13 +64,28 @@ class BareSpoke(StandinSpoke):
     async def ask(self, socket: Socket, raw: bytes) -> VerifiedEnvelope:
         """Send an envelope and return the verified answer."""
         await send(socket, raw)
-        return self.open(await received(socket))
+        while True:
+            envelope = self.open(await received(socket))
+            if not is_question(envelope):
+                return envelope
+            await send(socket, self.reply(envelope))
 
-    async def serve(self, socket: Socket) -> list[dict[str, Any]]:
-        """Take one COMMAND, act on it, answer it, and return its commands."""
-        envelope = self.open(await received(socket))
-        await send(socket, self.reply(envelope))
-        return [dict(command) for command in envelope.body.model_dump()["commands"]]
+    async def answer_questions(self, socket: Socket) -> None:
+        """Answer what the hub asks, until cancelled."""
+        while True:
+            for command in await self.serve(socket, questions=True):
+                assert command["command"] == "status"
+
+    async def serve(self, socket: Socket, *, questions: bool = False) -> list[dict[str, Any]]:
+        """Take one COMMAND, act on it, answer it, and return its commands.
+
+        The status of agents, which the hub asks by itself, too, is answered in passing unless it is what is waited for.
+        """
+        while True:
+            envelope = self.open(await received(socket))
+            await send(socket, self.reply(envelope))
+            if questions or not is_question(envelope):
+                return [dict(command) for command in envelope.body.model_dump()["commands"]]
 
 
 async def challenge(socket: Socket) -> str:

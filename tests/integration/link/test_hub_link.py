@@ -67,10 +67,11 @@ async def test_commands_and_events_go_over_the_link(spoke: BareSpoke) -> None:
         acknowledged = await spoke.ask(socket, spoke.seal_events(event))
         assert isinstance(acknowledged.body, ReplyBody)
         assert [(result.id, result.seq) for result in acknowledged.body.results] == [(agent_id, 2)]
-        asking = asyncio.create_task(spoke.node.call("GET", f"/api/v1/agents/{agent_id}?live=true"))
-        (command,) = await spoke.serve(socket)
-        assert command["command"] == "status"
-        assert (await asking)[1]["status"] == "spawning"
+        answering = asyncio.create_task(spoke.answer_questions(socket))
+        _, agent = await spoke.node.call("GET", f"/api/v1/agents/{agent_id}?live=true")
+        assert agent["status"] == "spawning"
+        answering.cancel()
+        await asyncio.wait([answering])
 
 
 async def test_what_waited_leaves_at_once_when_the_spoke_dials(spoke: BareSpoke) -> None:
