@@ -25,6 +25,7 @@ from spoke.conclusion import conclude
 from spoke.held import Held, KilledBeforeStart, LeaseLost
 from spoke.launching import Launcher
 from spoke.outcome import final_fields
+from spoke.publication import publish
 from spoke.queue import Queue
 from spoke.runs import Run, Runs
 from spoke.stored_command import StoredCommands
@@ -183,6 +184,8 @@ class Attendant:
         changes = await self._collect(workspace)
         agent_type = cast("AgentType", held.claim.record.fields["type"])
         outcome = await asyncio.to_thread(conclude, run, ending, self._launcher, agent_type, changes)
+        push = self._launcher.config(agent_type).push
+        outcome = await publish(self._workspaces, push, workspace, changes, outcome)
         verdict = outcome.verdict
         fields = final_fields(ending, verdict.reason, outcome.result)
         if outcome.problems:

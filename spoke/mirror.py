@@ -22,11 +22,14 @@ from typing import Final
 from common.errors import LocalError
 from common.repository import Repository
 from spoke.git import Git, GitFailed
+from spoke.push import PushTarget
 from spoke.removal import delete_tree
 
 _PASSING: Final = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 _OF_AGENT: Final = re.compile(r"refs/hubspoke/(?:agents|preserved|bases|heads|earlier)/([0-9a-f-]{36})(?:/.*)?")
 _LOCK_POLL_S: Final = 0.05
+_PUSH_TIMEOUT_S: Final = 120
+"""An agent holds its place while it is pushed."""
 # For an operator's own git in here; ours is configured anyway.
 _NEVER_PRUNE: Final = "[gc]\n\tauto = 0\n\tpruneExpire = never\n"
 
@@ -108,6 +111,22 @@ class StoredMirror:
         """Forget a ref, which may be gone already; its objects stay."""
         async with self._exclusive():
             await self.git("update-ref", "-d", ref)
+
+    async def push(self, sha: str, target: PushTarget) -> None:
+        """Push a commit that is here; the branch may be there already if this adds to it. Raises `WorkspaceFailed`."""
+        helper: tuple[str, ...] = ()
+        if target.credential_helper is not None:
+            helper = ("-c", f"credential.helper={target.credential_helper}", "-c", "credential.useHttpPath=true")
+        # The configuration is ours, so no hook and no filter of anybody runs here.
+        options = ("--quiet", "--no-verify", "--no-follow-tags", "--recurse-submodules=no", "--no-signed")
+        with translated("cannot push the branch"):
+            await self._git.run(
+                *helper,
+                *("--git-dir", self.path, "push", *options, "--", target.repository.url),
+                f"{sha}:refs/heads/{target.branch}",
+                timeout_s=min(self._timeout_s, _PUSH_TIMEOUT_S),
+                transport=target.repository.scheme,
+            )
 
     async def git(self, *arguments: str, stdin: bytes = b"") -> bytes:
         """Run git in the mirror, whose configuration is ours alone."""

@@ -34,7 +34,9 @@ def _known_command(name: str) -> str:
     return name
 
 
-def _readable(check: Callable[[str], str]) -> AfterValidator:
+def readable(check: Callable[[str], str]) -> AfterValidator:
+    """Return what makes a field of `check`, which raises `Invalid`."""
+
     def validate(glob: str) -> str:
         try:
             return check(glob)
@@ -51,8 +53,8 @@ class Policy(BaseModel):
 
     commands: list[Annotated[str, AfterValidator(_known_command)]] = []
     agent_types: list[AgentType] = []
-    repositories: list[Annotated[str, _readable(check_glob)]] = []
-    branches: list[Annotated[str, _readable(check_branch_glob)]] = ["**"]
+    repositories: list[Annotated[str, readable(check_glob)]] = []
+    branches: list[Annotated[str, readable(check_branch_glob)]] = ["**"]
     skills: list[Annotated[str, Field(pattern=_SKILL_GLOB)]] = ["*"]
     best_priority: Annotated[int, Field(ge=1, le=10)] = 1
     max_timeout_s: Annotated[int, Field(ge=1, le=86_400)] = 86_400

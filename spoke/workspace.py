@@ -25,6 +25,7 @@ from spoke.changes import LOG_FORMAT, Changes, parse_log, parse_shortstat
 from spoke.git import Git, GitFailed
 from spoke.harvest import Scratch
 from spoke.mirror import Mirror, StoredMirror, WorkspaceFailed, translated
+from spoke.push import PushTarget
 from spoke.removal import delete_tree
 from spoke.workspace_places import RECORD, Places
 
@@ -130,6 +131,10 @@ class Workspaces:
             async with self._scratch(workspace, head, AgentRefs(refs.head)) as scratch:
                 snapshot = await scratch.snapshot(head, workspace.tree)
                 return await scratch.patch(workspace.base, snapshot.tree)
+
+    async def push(self, workspace: Workspace, sha: str, target: PushTarget) -> None:
+        """Push a commit that was collected; raises `WorkspaceFailed`."""
+        await self._mirror_of(workspace).push(sha, target)
 
     async def remove(self, workspace: Workspace) -> None:
         """Delete the workspace, whether gone already or not; collects first unless that was done last.

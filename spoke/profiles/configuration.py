@@ -8,13 +8,15 @@ from pydantic import Field
 
 from spoke.confinement import AgentLimits, SandboxConfig
 from spoke.profiles.profile import Argument, Variable
+from spoke.push import PushConfig
 
 
 class AgentConfig(SandboxConfig):
     """`arguments` are added to the profile's own, `env` to the variables passed on, `masks` to what a log never shows.
 
     `max_turns` and `max_cost_usd` end an agent with a reason of their own, where its program can count them. Unless it
-    `may_change` its workspace a change is an error; reviewers may not, all others may.
+    `may_change` its workspace a change is an error; reviewers may not, all others may. With `push`, what it committed
+    goes there.
     """
 
     profile: str = "report"
@@ -27,3 +29,4 @@ class AgentConfig(SandboxConfig):
     masks: list[Variable] = Field(default_factory=list)
     may_change: bool | None = None
     limits: AgentLimits = AgentLimits()
+    push: PushConfig | None = None
