@@ -34,6 +34,8 @@ from hub.settlement import GUILTY, Queued, Settlement, error_of, refuse, settle,
 SCAN_S: Final = 1.0
 _MIN_GAP_S: Final = 0.2
 """Between two attempts to a spoke that we hear of but cannot reach."""
+SLOW_S: Final = 5.0
+"""What went wrong after so long may have been too much for a slow way: the next envelope is half as large."""
 _REVOKED: Final = shown_error("connection_inactive", "the spoke's connection was revoked", retryable=False)
 _log: Final = structlog.get_logger("sender")
 
@@ -228,6 +230,8 @@ class Sender:
 
     async def _back_off(self, lane: _Lane, commands: Sequence[Queued], error: HubspokeError, started: float) -> None:
         lane.failures += 1
+        if time.monotonic() - started >= SLOW_S:
+            lane.limit = max(1, len(commands) // 2)
         pause_s = delay_s(lane.failures, self._jitter())
         now_ms = self._clock.now_ms()
         failed = Failed(now_ms, lane.failures, now_ms + int(pause_s * 1000))

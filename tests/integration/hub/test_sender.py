@@ -1,0 +1,82 @@
+"""The sender against a way that does as the test says; outbox and read model are real."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from common.clock import SystemClock
+from common.envelope import EnvelopeType, Items, ReplyBody
+from common.errors import Unavailable
+from common.peers import Peer, Trust
+from hub.metrics import Metrics
+from hub.sender import Sender
+from tests.integration.hub.standin_spoke import agent_status, new_id
+from tests.integration.hub.test_stored import PEER, Stored, new_agent, numbered_id
+from tests.spoke_node import eventually
+
+
+class Narrow:
+    """A way on which an envelope of more than `most` commands is never answered."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.tried: list[int] = []
+
+    async def send(self, _peer: Peer, _typ: EnvelopeType, items: Items) -> ReplyBody:
+        self.tried.append(len(items.encoded))
+        if len(items.encoded) > self.most:
+            raise Unavailable("no answer came in time")
+        ids = [json.loads(command)["id"] for command in items.encoded]
+        results = [{"id": each, "agent": agent_status(each)} for each in ids]
+        return ReplyBody.model_validate({"re": new_id(), "results": results})
+
+
+class Known:
+    """A trust in which PEER is active."""
+
+    def current(self) -> Trust:
+        return Trust([PEER])
+
+
+async def sent_over(stored: Stored, way: Narrow) -> list[int]:
+    """Let ten spawns wait, and return how many commands each envelope held until all were delivered."""
+    ids = [numbered_id() for _ in range(10)]
+    agents = [new_agent(agent_id, command=json.dumps({"id": agent_id}).encode()) for agent_id in ids]
+    await stored.outcomes(*agents)
+    exchange: Any = way
+    # The shortest pauses that there are.
+    sender = Sender(stored.outbox, stored.agents, exchange, Known(), SystemClock(), Metrics(), jitter=lambda: 0.999)
+
+    async def all_delivered() -> bool:
+        return not await stored.outbox.tenants()
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(sender.run())
+        await eventually(all_delivered, "all are delivered")
+        task.cancel()
+    return way.tried
+
+
+async def test_a_way_too_slow_for_much_gets_less_until_it_goes_through(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.sender.SLOW_S", 0.0)
+    assert await sent_over(stored, Narrow(most=4)) == [10, 5, 2, 4, 4]
+
+
+async def test_what_fails_at_once_goes_again_as_it_was(stored: Stored) -> None:
+    way = Narrow(most=4)
+    sending = asyncio.create_task(sent_over(stored, way))
+    await eventually(lambda: len(way.tried) == 2, "two attempts")
+    way.most = 10
+    assert set(await sending) == {10}
+
+
+@pytest.fixture
+def stored(valkey: Redis, valkey_blocking: Redis, key_prefix: str) -> Stored:
+    return Stored(valkey, valkey_blocking, key_prefix)
