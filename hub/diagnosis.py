@@ -23,8 +23,10 @@ from common.peers import Peer
 from common.post import fetch, open_session
 from common.store_guard import MarkFile
 from common.valkey import check_durability, connect
-from hub.node import Hub
+from hub.keyspace import Keyspace
+from hub.node import Hub, open_stores
 from hub.settings import HubDirectory, load
+from hub.webhook_progress import ProgressStore
 
 _CLOCK_LIMIT_S: Final = 10
 _DAY_S: Final = 86_400
@@ -61,6 +63,7 @@ async def diagnose(directory: HubDirectory) -> list[Finding]:
     findings.append(await _checked("store", lambda: _check_store(hub)))
     findings.append(_check_url(hub))
     findings.append(await _checked("rotation", lambda: _check_rotation(hub)))
+    findings.append(await _checked("webhooks", lambda: _check_webhooks(hub)))
     findings += [finding async for finding in _check_spokes(hub)]
     return findings
 
@@ -111,6 +114,24 @@ async def _check_store(hub: Hub) -> str:
     if told is not None:
         raise HubspokeError(f"{told}; it ends by itself, find out who emptied or replaced the store")
     return "the one that this hub worked with"
+
+
+async def _check_webhooks(hub: Hub) -> str:
+    """Return that all are told; raises `HubspokeError` naming those that are not, or whose secret is gone."""
+    with open_stores(hub) as stores:
+        webhooks = stores.webhooks.list()
+        for webhook in webhooks:
+            stores.webhooks.secret_of(webhook.webhook_id)
+    section = hub.settings.valkey
+    if not webhooks or (section.url == EMBEDDED and announced_url(hub.directory.path) is None):
+        return f"{len(webhooks)}, of which nothing is wrong in the files" if webhooks else "there are none"
+    async with connect(hub.directory.valkey_target(section)) as client:
+        progress = ProgressStore(client, Keyspace(hub.me.instance))
+        known = [(webhook, await progress.load(webhook.webhook_id)) for webhook in webhooks]
+    troubled = [f"{webhook.webhook_id} {how.state}" for webhook, how in known if how.state != "active"]
+    if troubled:
+        raise HubspokeError(f"{', '.join(troubled)}: see hub webhook show", code="webhooks")
+    return f"{len(webhooks)}, told up to now"
 
 
 def _check_url(hub: Hub) -> Finding:

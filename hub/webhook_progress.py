@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from redis.asyncio import Redis
 
@@ -32,6 +32,11 @@ class Progress:
     next_ms: int = 0
     error: dict[str, Any] | None = None
     disabled_ms: int = 0
+
+    @property
+    def state(self) -> Literal["active", "failing", "disabled"]:
+        """How it goes, in a word."""
+        return "disabled" if self.disabled_ms else "failing" if self.failures else "active"
 
 
 class ProgressStore:

@@ -102,7 +102,7 @@ def _view(webhook: Webhook, progress: Progress) -> dict[str, Any]:
         "events": list(webhook.events),
         "spokes": list(webhook.spokes),
         "createdAt": rfc3339(webhook.created_s * 1000),
-        "state": "disabled" if progress.disabled_ms else "failing" if progress.failures else "active",
+        "state": progress.state,
         "toldUpTo": progress.cursor or None,
         "lastDeliveryAt": _time(progress.told_ms),
         "lastAttemptAt": _time(progress.tried_ms),

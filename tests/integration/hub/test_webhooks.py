@@ -107,10 +107,20 @@ async def test_a_receiver_that_is_gone_is_shown_as_given_up_until_it_is_resumed(
     assert (given_up["lastError"]["code"], given_up["nextAttemptAt"]) == ("http_status", None)
     assert given_up["disabledAt"] is not None
     assert node.log_lines("webhook.disabled", webhook=view["id"])
+    assert await diagnosed(node) == (False, f"{view['id']} disabled: see hub webhook show")
     assert (await node.hub("webhook", "resume", view["id"])).returncode == 0
     await eventually(lambda: receiver.of(agent_id), "what it refused")
     await until_state(node, view["id"], "active")
+    assert await diagnosed(node) == (True, "1, told up to now")
     await node.call("DELETE", f"{ALL}/{view['id']}")
+    assert await diagnosed(node) == (True, "there are none")
+
+
+async def diagnosed(node: HubNode) -> tuple[bool, str]:
+    """What `hub doctor` says of webhooks."""
+    findings = json.loads((await node.hub("doctor", "--json")).stdout)
+    (found,) = [finding for finding in findings if finding["check"] == "webhooks"]
+    return found["ok"], found["detail"]
 
 
 async def test_a_redirect_is_not_followed(node: HubNode, receiver: Receiver) -> None:
