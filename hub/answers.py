@@ -135,6 +135,13 @@ class LogPiece(TypedDict):
     eof: bool
 
 
+class Sent(TypedDict):
+    """A message that was passed to an agent."""
+
+    agentId: str
+    commandId: str
+
+
 class Change(TypedDict):
     """One change of one agent, as events and webhooks tell it."""
 

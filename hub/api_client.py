@@ -18,6 +18,7 @@ from hub.answers import (
     Peer,
     Placed,
     RemovedWebhook,
+    Sent,
     Spawned,
     SpawnedMany,
     Webhook,
@@ -134,6 +135,15 @@ class ApiClient(Asking):
     async def log(self, agent_id: str, offset: int = 0) -> LogPiece:
         """Return a piece of an agent's log from that byte on."""
         return await self.ask(LogPiece, "GET", f"{_AGENTS}/{agent_id}/logs", query={"offset": offset})
+
+    async def patch(self, agent_id: str, offset: int = 0) -> LogPiece:
+        """Return a piece of the git patch of what an agent changed; one reading from 0 on fits together."""
+        return await self.ask(LogPiece, "GET", f"{_AGENTS}/{agent_id}/diff", query={"offset": offset})
+
+    async def send(self, agent_id: str, text: str, *, command_id: str | None = None) -> Sent:
+        """Give a running agent a message, once however often the answer is lost."""
+        body = {"text": text, "commandId": command_id or _CLOCK.new_id()}
+        return await self.ask(Sent, "POST", f"{_AGENTS}/{agent_id}/send", body=body)
 
     # --- peers
 

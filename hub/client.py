@@ -93,3 +93,11 @@ class HubClient(ApiClient):
                 ended = shown(await self.agent(agent_id)) in ENDED
                 if not ended:
                     await asyncio.sleep(PAUSE_S)
+
+    async def diff(self, agent_id: str) -> AsyncIterator[str]:
+        """Yield the git patch of what an agent changed so far, in pieces."""
+        offset, ended = 0, False
+        while not ended:
+            piece = await self.patch(agent_id, offset)
+            yield piece["data"]
+            offset, ended = piece["nextOffset"], piece["eof"] or piece["nextOffset"] == offset

@@ -1,4 +1,4 @@
-"""Questions to a spoke that somebody waits for: a live status, a piece of a log. They do not go through the outbox.
+"""What somebody waits for: a live status, a piece of a log or patch, a message. It does not go through the outbox.
 
 A spoke that cannot be reached is `unreachable` (504), one whose answer is no good `bad_reply` (502), both soon: the
 caller may ask again. What a status says is recorded like any other answer.
@@ -48,6 +48,10 @@ class Queries:
         self._clock = clock
         self._timeout_s = timeout_s
 
+    def new_id(self) -> str:
+        """Return a fresh command id."""
+        return self._clock.new_id()
+
     async def refresh(self, peer: Peer, agent_id: str) -> None:
         """Ask for the status of an agent and record it; raises `Unreachable`, `SpokeRefused` or `BadReply`."""
         result = await self._ask(peer, {"command": "status", "agentId": agent_id})
@@ -63,8 +67,21 @@ class Queries:
             raise BadReply(f"{peer.instance} answered without a log")
         return result.log
 
-    async def _ask(self, peer: Peer, command: dict[str, Any]) -> Result:
-        command_id = self._clock.new_id()
+    async def diff(self, peer: Peer, agent_id: str, offset: int, limit: int) -> Slice:
+        """Return a piece of the patch of what an agent changed; raises as `log` does."""
+        result = await self._ask(peer, {"command": "diff", "agentId": agent_id, "offset": offset, "limit": limit})
+        if result.diff is None:
+            raise BadReply(f"{peer.instance} answered without a patch")
+        return result.diff
+
+    async def tell(self, peer: Peer, agent_id: str, text: str, command_id: str) -> None:
+        """Give a running agent a message, once for one `command_id`; raises as `log` does."""
+        result = await self._ask(peer, {"command": "send", "agentId": agent_id, "text": text}, command_id)
+        if result.agent is None or result.agent.agent_id != agent_id:
+            raise BadReply(f"{peer.instance} answered with another agent, or with none")
+
+    async def _ask(self, peer: Peer, command: dict[str, Any], chosen_id: str | None = None) -> Result:
+        command_id = chosen_id or self._clock.new_id()
         item = strict_json.encode({"id": command_id, **command})
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -11,12 +11,14 @@ from typing import Final
 import structlog
 
 from common.clock import SystemClock
+from spoke.answers import Answers
 from spoke.attendant import Attendant
 from spoke.git import Git
 from spoke.janitor import Janitor, Keep
 from spoke.launching import Launcher
 from spoke.node import Spoke
 from spoke.occupancy import Occupancy
+from spoke.patches import Patches
 from spoke.queue import Queue
 from spoke.runs import Runs
 from spoke.settings import LimitsSection
@@ -39,6 +41,7 @@ class AgentParts:
     worker: Worker
     janitor: Janitor
     launcher: Launcher
+    answers: Answers
 
 
 def agent_parts(
@@ -49,11 +52,13 @@ def agent_parts(
     runs, occupancy = Runs(directory.runs), Occupancy()
     workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)))
     launcher = _launcher(spoke)
+    patches = Patches(runs, workspaces)
     attendant = Attendant(queue, commands, workspaces, sup, runs, launcher, clock)
     name, life = _name(directory.path), clock.new_id()
     worker = Worker(queue, attendant, limits, node=name, life=life, occupancy=occupancy)
     keep = _keep(spoke.settings.limits)
-    return AgentParts(runs, worker, Janitor(queue, runs, workspaces, sup, occupancy, clock, keep), launcher)
+    janitor = Janitor(queue, runs, workspaces, sup, occupancy, clock, keep)
+    return AgentParts(runs, worker, janitor, launcher, Answers(runs, patches))
 
 
 def _launcher(spoke: Spoke) -> Launcher:

@@ -25,6 +25,7 @@ from spoke.conclusion import conclude
 from spoke.held import Held, KilledBeforeStart, LeaseLost
 from spoke.launching import Launcher
 from spoke.outcome import final_fields
+from spoke.patches import Patches
 from spoke.publication import publish
 from spoke.queue import Queue
 from spoke.runs import Run, Runs
@@ -66,6 +67,7 @@ class Attendant:
         self._supervisor = supervisor
         self._runs = runs
         self._launcher = launcher
+        self._patches = Patches(runs, workspaces)
         self._clock = clock
 
     async def attend(self, held: Held, *, resumed: bool) -> None:
@@ -187,6 +189,8 @@ class Attendant:
         push = self._launcher.config(agent_type).push
         outcome = await publish(self._workspaces, push, workspace, changes, outcome)
         verdict = outcome.verdict
+        if workspace is not None and changes is not None:
+            await self._patches.settle(workspace, run, changes)  # whoever hears of the end may ask for it
         fields = final_fields(ending, verdict.reason, outcome.result)
         if outcome.problems:
             fields.setdefault("detail", "; ".join(outcome.problems))

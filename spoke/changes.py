@@ -45,6 +45,10 @@ class Changes:
     preserved_ref: str | None = None
     problem: str | None = None
 
+    def __bool__(self) -> bool:
+        """Whether there is any: a commit, or work that was not committed."""
+        return bool(self.commits or self.preserved_ref or self.diff_stat.files)
+
 
 def parse_log(output: bytes) -> tuple[Commit, ...]:
     """Read the output of `git log` with `LOG_FORMAT`."""

@@ -40,7 +40,7 @@ def conclude(run: Run, ending: Ending, launcher: Launcher, agent_type: AgentType
         data = {_SESSION: account.session, **(data or {})} if account.session else data
     result = result_of(ending, changes, summary, data, None if account is None else account.usage)
     problems = [problem, None if changes is None else changes.problem]
-    if verdict.status == "completed" and not launcher.may_change(agent_type) and _has_changed(changes):
+    if verdict.status == "completed" and not launcher.may_change(agent_type) and changes:
         verdict = Verdict("failed", "agent_error")
         problems.insert(0, f"a {agent_type} may not change anything here, and this one did")
     return Outcome(verdict, result, tuple(_lines(problems)))
@@ -53,10 +53,6 @@ def _account(run: Run, profile: Profile) -> Account | None:
         return account_for(profile.output, run.output())
     except OSError:  # something else lies in the place of the log: nothing was said
         return Account()
-
-
-def _has_changed(changes: Changes | None) -> bool:
-    return changes is not None and bool(changes.commits or changes.preserved_ref or changes.diff_stat.files)
 
 
 def _lines(problems: Iterable[str | None]) -> Iterable[str]:

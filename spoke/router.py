@@ -17,13 +17,14 @@ import structlog
 
 from common import strict_json
 from common.audit_file import Audit, AuditUnavailable
-from common.commands import DEFAULT_GRACE_S, Command, Freeze, Kill, Logs, Spawn, SpawnFields, StatusOf, Thaw
+from common.commands import DEFAULT_GRACE_S, Command, Diff, Freeze, Kill, Logs, Send, Spawn, SpawnFields, StatusOf, Thaw
 from common.connection import Admitted
 from common.envelope import MAX_ITEMS_BYTES
 from common.errors import CommandRefused, NotAllowed
 from common.exchange import Exchange
 from common.peers import Peer
 from spoke.agent_record import AgentRecord, TamperedRecord
+from spoke.answers import MAX_PATCHES, Answers, counts_bytes
 from spoke.decisions import decisions, starts_something
 from spoke.policy import Policy, check_command
 from spoke.queue import Queue
@@ -41,7 +42,6 @@ from spoke.queue_terms import (
     StepRefused,
     ThawStep,
 )
-from spoke.runs import Runs
 
 _log: Final = structlog.get_logger("command")
 # JSON may need six bytes for one: what fits in the worst case always fits.
@@ -86,8 +86,13 @@ class Rules:
 
 
 def plan(commands: Sequence[Command], rules: Rules) -> list[Planned]:
-    """Decide for each command what the queue is to do."""
-    return [_plan(index, command, rules) for index, command in enumerate(commands)]
+    """Decide for each command what the queue is to do; of the patches in one envelope only so many are taken."""
+    planned = [_plan(index, command, rules) for index, command in enumerate(commands)]
+    patches = [number for number, each in enumerate(planned) if isinstance(each.command, Diff)]
+    for number in patches[MAX_PATCHES:]:
+        refused = CommandRefused("quota_exceeded", f"ask for at most {MAX_PATCHES} patches at once; ask again")
+        planned[number] = Planned(planned[number].command, NoStep(), refused)
+    return planned
 
 
 def _plan(index: int, command: Command, rules: Rules) -> Planned:
@@ -107,7 +112,7 @@ def _step(index: int, command: Command) -> Step:
     match command:
         case Spawn():
             return SpawnStep(command, index)
-        case StatusOf() | Logs():
+        case StatusOf() | Logs() | Diff() | Send():
             return StatusStep(command.agent_id)
         case Kill():
             return KillStep(command.agent_id, command.grace_s, "killed_by_peer", command.reason)
@@ -156,14 +161,14 @@ class Router:
     def __init__(
         self,
         queue: Queue,
-        runs: Runs,
+        answers: Answers,
         exchange: Exchange,
         rules_of: Callable[[Peer], Rules],
         audit: Audit,
     ) -> None:
         self._audit = audit
         self._queue = queue
-        self._runs = runs
+        self._answers = answers
         self._exchange = exchange
         self._rules_of = rules_of
 
@@ -177,9 +182,9 @@ class Router:
         planned = plan(envelope.commands, rules)
         planned = self._announce(admitted, planned)
         answers = await self._queue.accept(sender, envelope.claims.jti, envelope.raw, [each.step for each in planned])
-        logs = sum(isinstance(each.command, Logs) for each in planned)
-        log_limit = MAX_ITEMS_BYTES // _WORST_ESCAPE // max(logs, 1)
-        results = [self._result(each, found, log_limit) for each, found in zip(planned, answers, strict=True)]
+        pieces = sum(counts_bytes(each.command) for each in planned)
+        limit = MAX_ITEMS_BYTES // _WORST_ESCAPE // max(pieces, 1)
+        results = [await self._result(each, found, limit) for each, found in zip(planned, answers, strict=True)]
         await self._decided(admitted, results)
         _record(peer, envelope.claims.jti, planned, results, time.perf_counter() - started)
         return self._exchange.reply(peer.instance, envelope.claims.jti, fit(results))
@@ -207,7 +212,7 @@ class Router:
         write = self._audit.record if is_held else self._audit.note
         await write("command.decided", **_envelope_of(admitted), decisions=decisions(commands, results))
 
-    def _result(self, planned: Planned, found: Answer, log_limit: int) -> dict[str, Any]:
+    async def _result(self, planned: Planned, found: Answer, limit: int) -> dict[str, Any]:
         command = planned.command
         refused = refused_by_queue(found) if isinstance(found, StepRefused) else planned.refused
         if refused is not None and not isinstance(found, AgentRecord):
@@ -216,15 +221,17 @@ class Router:
             return {"id": command.id, "connection": _latch(found)}
         if not isinstance(found, AgentRecord):
             raise TypeError(f"the queue gave no record for {command.command}")
-        if isinstance(command, Logs):
-            piece = self._runs.read_log(found.ref, found.attempt, command.offset, min(command.limit, log_limit))
-            return {"id": command.id, "log": piece.to_json(ended=found.terminal)}
         try:
+            answer = await self._answers.answer(command, found, limit)
+            if answer is not None:
+                return {"id": command.id, **answer}
             return {"id": command.id, "agent": found.to_status()}
         except TamperedRecord as error:
             # The others' answers must not be lost with it.
             _log.error("agent.tampered", agent_id=command.id, reason=error.message)
             return error_result(command.id, "invalid", "this agent's record cannot be read here", retryable=False)
+        except CommandRefused as error:
+            return error_result(command.id, error.code, error.message, retryable=error.retryable)
 
 
 def _latch(latch: Latch) -> dict[str, Any]:
@@ -246,7 +253,11 @@ def _record(peer: Peer, jti: str, planned: Sequence[Planned], results: Sequence[
     for each, result in zip(planned, results, strict=True):
         outcome = result["error"]["code"] if "error" in result else "accepted"
         outcomes[f"{each.command.command} {outcome}"] += 1
-        write = _log.info if "error" in result or isinstance(each.command, Spawn | Kill | Freeze | Thaw) else _log.debug
+        write = (
+            _log.info
+            if "error" in result or isinstance(each.command, Spawn | Kill | Send | Freeze | Thaw)
+            else _log.debug
+        )
         write(
             f"command.{'refused' if 'error' in result else 'accepted'}",
             command=each.command.command,

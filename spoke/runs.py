@@ -62,6 +62,11 @@ class Run:
         """The agent's directory for temporary files."""
         return self.directory / "tmp"
 
+    @property
+    def patch_file(self) -> Path:
+        """The patch that was taken last of what the agent changed."""
+        return self.directory / "changes.patch"
+
     def make(self, task: bytes, prompt: bytes | None = None) -> None:
         """Make the directories and write task and prompt; may be repeated until the agent is started."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -100,12 +100,18 @@ class Workspaces:
 
     def open(self, peer: str, agent_id: str) -> Workspace | None:
         """Return the workspace that `prepare` has made, in this process or an earlier one, or None."""
+        workspace = self.find(peer, agent_id)
+        if workspace is not None:
+            # Whoever opens it may let an agent work in it again.
+            (workspace.path / _COLLECTED).unlink(missing_ok=True)
+        return workspace
+
+    def find(self, peer: str, agent_id: str) -> Workspace | None:
+        """Return what `open` does, to look at it only."""
         path = self.places.agent(peer, agent_id)
         try:
             record = json.loads((path / RECORD).read_bytes())
             repository = parse_repository(record["repository"])
-            # Whoever opens it may let an agent work in it again.
-            (path / _COLLECTED).unlink(missing_ok=True)
         except (OSError, ValueError, KeyError, TypeError, CommandRefused):
             return None
         objects = self._mirror(peer, repository).objects

@@ -82,4 +82,4 @@ def _result(said: Mapping[str, Any]) -> Iterator[Event]:
     subtype, text = text_of(said.get("subtype")), text_of(said.get("result"))
     ok = subtype == "success" and said.get("is_error") is False
     problem = "; ".join(filter(None, map(text_of, list_of(said.get("errors")))))
-    yield Concluded(ok, text or problem or subtype, None if ok else _REASONS.get(subtype or ""))
+    yield Concluded(ok, text or problem or (None if ok else subtype), None if ok else _REASONS.get(subtype or ""))

@@ -1,8 +1,8 @@
-"""`/api/v1/agents`: spawn, list, look, kill, read logs."""
+"""`/api/v1/agents`: spawn, list, look, kill, read logs and patches, send messages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from aiohttp import web
@@ -15,6 +15,7 @@ from common.errors import HubspokeError, Malformed, PeerError
 from common.http import JSON_TYPE, InvalidRequest, invalid_request, json_response, read_body, read_json
 from common.ids import is_uuid7
 from common.inbox import TrustSource
+from common.peers import Peer
 from hub.agents import Agents, Filter, NoSuchAgent
 from hub.api.models import (
     AgentPage,
@@ -25,6 +26,8 @@ from hub.api.models import (
     KillView,
     LogQuery,
     LogView,
+    SendRequest,
+    SentView,
     SpawnedView,
     SpawnManyRequest,
     SpawnManyView,
@@ -41,10 +44,20 @@ _ACCEPTED: Final = 202
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 
 
+_Ask = Callable[[Peer, str, int, int], Awaitable[Slice]]
+
+
 class AllRefused(PeerError):
     """Of many spawns in one request none was taken; `agents` says why for each."""
 
     code = "all_refused"
+    http_status = 409
+
+
+class NotTaken(PeerError):
+    """The agent is not at a spoke."""
+
+    code = "not_delivered"
     http_status = 409
 
 
@@ -92,6 +105,24 @@ class AgentsApi:
                 query=LogQuery,
                 response=LogView,
                 scope="operate",  # a log may hold anything
+            ),
+            Route(
+                "GET",
+                f"{one}/diff",
+                self.diff,
+                "Read what an agent changed, as a git patch",
+                query=LogQuery,
+                response=LogView,
+                scope="operate",
+            ),
+            Route(
+                "POST",
+                f"{one}/send",
+                self.send,
+                "Give a running agent a message; with a `commandId` of yours it may be sent again",
+                request=SendRequest,
+                response=SentView,
+                scope="operate",
             ),
         ]
 
@@ -156,18 +187,44 @@ class AgentsApi:
 
     async def log(self, request: web.Request) -> web.Response:
         """Read a piece of the log from the spoke; an agent that no spoke has taken yet has an empty one."""
-        query = read_query(request, LogQuery)
-        record = await self._agents.find(agent_id_of(request))
-        piece = await self.read_log(record, query.offset, query.limit)
-        return json_response(piece.model_dump(by_alias=True))
+        return await self._read(request, self._queries.log)
+
+    async def diff(self, request: web.Request) -> web.Response:
+        """Read a piece of the patch from the spoke; an agent that no spoke has taken yet has an empty one."""
+        return await self._read(request, self._queries.diff)
 
     async def read_log(self, record: AgentRecord, offset: int, limit: int) -> Slice:
         """Return a piece of an agent's log, in bytes; raises `ConnectionInactive` and what `Queries.log` does."""
+        return await self._piece(record, LogQuery(offset=offset, limit=limit), self._queries.log)
+
+    async def read_patch(self, record: AgentRecord, offset: int, limit: int) -> Slice:
+        """Return a piece of what an agent changed, as a patch; raises what `read_log` does."""
+        return await self._piece(record, LogQuery(offset=offset, limit=limit), self._queries.diff)
+
+    async def _read(self, request: web.Request, ask: _Ask) -> web.Response:
+        query = read_query(request, LogQuery)
+        piece = await self._piece(await self._agents.find(agent_id_of(request)), query, ask)
+        return json_response(piece.model_dump(by_alias=True))
+
+    async def _piece(self, record: AgentRecord, query: LogQuery, ask: _Ask) -> Slice:
         if record.delivery["state"] != "delivered":
             waits = record.delivery["state"] == "pending"
             return Slice.model_validate({"offset": 0, "data": "", "nextOffset": 0, "eof": not waits})
         peer = spoke_of_tenant(self._trust, record.spoke, record.tenant)
-        return await self._queries.log(peer, record.agent_id, offset, limit)
+        return await ask(peer, record.agent_id, query.offset, query.limit)
+
+    async def send(self, request: web.Request) -> web.Response:
+        """Give a running agent a message; where no answer comes nobody knows, and the same may be sent again."""
+        agent_id = agent_id_of(request)
+        wanted = await read_json(request, SendRequest)
+        record = await self._agents.find(agent_id)
+        if record.delivery["state"] != "delivered":
+            raise NotTaken("no spoke has taken this agent yet, or none will; it cannot be told anything")
+        peer = spoke_of_tenant(self._trust, record.spoke, record.tenant)
+        command_id = wanted.command_id or self._queries.new_id()
+        await self._audit.note("send.asked", agents=[agent_id], command=command_id)
+        await self._queries.tell(peer, agent_id, wanted.text, command_id)
+        return json_response({"agentId": agent_id, "commandId": command_id})
 
 
 def agent_id_of(request: web.Request) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from common.agent_state import AgentStatus, Count
-from common.commands import DEFAULT_GRACE_S, MAX_LOG_BYTES, Context, Reason, SpawnFields
+from common.commands import DEFAULT_GRACE_S, MAX_LOG_BYTES, Context, Reason, SpawnFields, Text
 from common.envelope import Slice
 from common.handshake import Capacity
 from common.ids import UUID7_PATTERN
@@ -123,6 +123,20 @@ class KillView(TolerantModel):
     agent_id: Uuid7
     status: Shown
     command_id: Uuid7 | None
+
+
+class SendRequest(StrictModel):
+    """A message for a running agent; with a `commandId` of the caller's the same request may be made again."""
+
+    text: Text
+    command_id: Uuid7 | None = None
+
+
+class SentView(TolerantModel):
+    """The message was passed on."""
+
+    agent_id: Uuid7
+    command_id: Uuid7
 
 
 class LogView(Slice):

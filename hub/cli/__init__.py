@@ -26,6 +26,8 @@ COMMANDS: Final = {
     "list": ("hub.cli.agents:list_agents", "List agents, newest first."),
     "kill": ("hub.cli.killing:kill", "Stop an agent, or all of a task, a spoke or the hub."),
     "logs": ("hub.cli.agents:logs", "Print an agent's log."),
+    "diff": ("hub.cli.work:diff", "Print what an agent changed, as a git patch."),
+    "send": ("hub.cli.work:send", "Give a running agent a message."),
     "wait": ("hub.cli.agents:wait", "Wait until an agent has ended; exit by the outcome."),
     "freeze": ("hub.cli.freezing:freeze", "Have a spoke refuse this hub's spawns, and end its agents if asked."),
     "thaw": ("hub.cli.freezing:thaw", "Have a spoke take this hub's spawns again."),

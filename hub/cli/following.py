@@ -48,11 +48,12 @@ async def print_log(hub: HubClient, agent_id: str, *, follow: bool, raw: bool = 
     """Print the log from its beginning, with `follow` until the agent has ended; rendered for people unless `raw`."""
     rendering = Rendering()
     async for piece in hub.logs(agent_id, follow=follow):
-        _write(piece if raw else rendering.feed(piece.encode()), raw=raw)
-    _write(rendering.flush(), raw=raw)
+        write(piece if raw else rendering.feed(piece.encode()), raw=raw)
+    write(rendering.flush(), raw=raw)
 
 
-def _write(text: str, *, raw: bool) -> None:
+def write(text: str, *, raw: bool) -> None:
+    """Print a piece of what an agent wrote, escaped unless `raw`."""
     sys.stdout.write(text if raw else _escape_log(text))
     sys.stdout.flush()
 

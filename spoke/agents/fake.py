@@ -73,8 +73,8 @@ class Fake:
         block(type="text", text=text)
 
     def listen(self, _: str = "") -> None:
-        """Conclude the turn, wait for the next message and do what its lines say."""
-        self.conclude()
+        """Wait for a message, as the program would take one while it works, and do what its lines say."""
+        _print(self, "listening")
         text = next(self.messages, None)
         if text is not None:
             self.say(f"heard: {text}")

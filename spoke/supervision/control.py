@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from spoke.supervision.adoption import opened
-from spoke.supervision.input_feed import InputClosed, add_message
+from spoke.supervision.input_feed import InputClosed, MessageConflict, add_message
 from spoke.supervision.run_dir import (
     CONTROL,
     EXIT,
@@ -18,6 +18,8 @@ from spoke.supervision.run_dir import (
     encode_kill,
     read_file,
 )
+
+__all__ = ["InputClosed", "MessageConflict", "ask_to_end", "tell"]
 
 
 def ask_to_end(run_dir: Path, grace_s: float, cause: str) -> None:
@@ -31,7 +33,7 @@ def ask_to_end(run_dir: Path, grace_s: float, cause: str) -> None:
 def tell(run_dir: Path, message_id: str, message: bytes) -> None:
     """Give a running agent a message, once however often; durable, and passed on as soon as the agent reads.
 
-    Raises InputClosed when it takes none, or none any more, and OSError.
+    Raises InputClosed when it takes none, or none any more, MessageConflict for an id of another message, and OSError.
     """
     with opened(run_dir) as run_fd:
         launch = read_file(LAUNCH, run_fd)

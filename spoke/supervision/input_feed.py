@@ -22,6 +22,10 @@ class InputClosed(Exception):
     """The agent reads no more input."""
 
 
+class MessageConflict(Exception):
+    """Another message was added under this id."""
+
+
 def message_line(message_id: str, message: bytes) -> bytes:
     """Return one line of the file; `message` is one line without its end."""
     return message_id.encode() + b" " + message + b"\n"
@@ -30,20 +34,24 @@ def message_line(message_id: str, message: bytes) -> bytes:
 def add_message(run_fd: int, message_id: str, message: bytes, *, is_over: bool = False) -> None:
     """Add a message for the agent of a run directory, once however often; durable.
 
-    Raises InputClosed, also for a run that `is_over`, unless the message was added before; and OSError.
+    Raises InputClosed, also for a run that `is_over`, unless the message was added before; MessageConflict; OSError.
     """
     fd = os.open(STDIN, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run_fd)
     with os.fdopen(fd, "r+b") as file:
         fcntl.flock(fd, fcntl.LOCK_EX)
         content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
-        if any(line.startswith(message_id.encode() + b" ") for line in whole.splitlines()):
-            return
+        line = message_line(message_id, message)
+        for known in whole.splitlines(keepends=True):
+            if known.partition(b" ")[0] == message_id.encode():
+                if known != line:
+                    raise MessageConflict
+                return
         if is_over or whole.endswith(_CLOSED):
             raise InputClosed
         file.seek(len(whole))
         file.truncate()
-        file.write(message_line(message_id, message))
+        file.write(line)
         file.flush()
         os.fsync(fd)
 

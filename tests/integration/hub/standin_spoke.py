@@ -80,6 +80,8 @@ class StandinSpoke:
     agents: dict[str, dict[str, Any]] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
     log: bytes = b""
+    told: dict[str, str] = field(default_factory=dict)
+    """What agents were sent, by the command's id."""
     _behaviours: deque[str | Behaviour] = field(default_factory=deque)
     _runner: web.AppRunner | None = None
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -193,13 +195,15 @@ class StandinSpoke:
             return error("not_found")(command)
         if kind == "kill":
             self.advance(agent_id, "killed", reason="killed_by_peer")
-        if kind == "logs":
+        if kind in ("logs", "diff"):
             piece = self.log[command["offset"] : command["offset"] + command["limit"]]
             following = command["offset"] + len(piece)
             eof = following == len(self.log)
             text = piece.decode("utf-8", "replace")
             told = {"offset": command["offset"], "data": text, "nextOffset": following, "eof": eof}
-            return {"id": command["id"], "log": told}
+            return {"id": command["id"], "log" if kind == "logs" else "diff": told}
+        if kind == "send":
+            self.told[command["id"]] = command["text"]
         return {"id": command["id"], "agent": self.agents[agent_id]}
 
     def advance(self, agent_id: str, status: str, **members: Any) -> dict[str, Any]:

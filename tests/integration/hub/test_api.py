@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from hub.api.models import AgentPage, AgentView, LogView, PeerList, SpawnedView, SpawnManyView
+from hub.api.models import AgentPage, AgentView, LogView, PeerList, SentView, SpawnedView, SpawnManyView
 from tests.envelopes import key_of
 from tests.integration.hub.hub_node import HubNode, spawn_request
 from tests.integration.hub.standin_spoke import StandinSpoke, agent_status, error, new_id
@@ -274,6 +274,54 @@ async def test_the_log_comes_from_the_spoke_piece_by_piece(node: HubNode, spoke:
     assert piece == {"offset": 6, "data": "second\n", "nextOffset": 13, "eof": True}
 
 
+async def test_the_patch_comes_from_the_spoke_piece_by_piece(node: HubNode, spoke: StandinSpoke) -> None:
+    spoke.log = b"diff --git\n+new\n"
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    _, piece = await node.call("GET", f"{AGENTS}/{agent_id}/diff?limit=11")
+    conforms(LogView, piece)
+    assert piece == {"offset": 0, "data": "diff --git\n", "nextOffset": 11, "eof": False}
+    _, piece = await node.call("GET", f"{AGENTS}/{agent_id}/diff?offset=11")
+    assert piece == {"offset": 11, "data": "+new\n", "nextOffset": 16, "eof": True}
+    spoke.answers["diff"] = lambda command: {"id": command["id"], "log": piece}
+    status, problem = await node.call("GET", f"{AGENTS}/{agent_id}/diff")
+    assert (status, problem["code"]) == (502, "bad_reply")
+
+
+async def test_a_message_goes_to_the_spoke_under_the_caller_s_id(node: HubNode, spoke: StandinSpoke) -> None:
+    agent_id, command_id = await node.spawn(spoke.id), new_id()
+    await node.until_delivery(agent_id, "delivered")
+    for _ in range(2):
+        status, sent = await node.call("POST", f"{AGENTS}/{agent_id}/send", {"text": "more", "commandId": command_id})
+        assert (status, sent) == (200, {"agentId": agent_id, "commandId": command_id})
+        conforms(SentView, sent)
+    assert spoke.told == {command_id: "more"}
+    _, sent = await node.call("POST", f"{AGENTS}/{agent_id}/send", {"text": "again"})
+    assert spoke.told == {command_id: "more", sent["commandId"]: "again"}
+
+
+async def test_a_message_that_cannot_be_passed_on_is_refused(node: HubNode, spoke: StandinSpoke) -> None:
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    path = f"{AGENTS}/{agent_id}/send"
+    for body in ({}, {"text": ""}, {"text": "x" * 10_001}, {"text": "x", "commandId": "1"}, {"text": "x", "more": 1}):
+        status, problem = await node.call("POST", path, body)
+        assert (status, problem["code"]) == (400, "invalid")
+    spoke.answers["send"] = error("not_allowed")
+    status, problem = await node.call("POST", path, {"text": "x"})
+    assert (status, problem["code"]) == (403, "not_allowed")
+    spoke.answers["send"] = lambda command: {"id": command["id"], "agent": agent_status(new_id())}
+    status, problem = await node.call("POST", path, {"text": "x"})
+    assert (status, problem["code"]) == (502, "bad_reply")
+    await spoke.down()
+    status, problem = await node.call("POST", path, {"text": "x"})
+    assert (status, problem["code"]) == (504, "unreachable")
+    waiting = await node.spawn(spoke.id)
+    status, problem = await node.call("POST", f"{AGENTS}/{waiting}/send", {"text": "x"})
+    assert (status, problem["code"]) == (409, "not_delivered")
+    assert spoke.told == {}
+
+
 async def test_an_agent_that_waits_has_an_empty_log(node: HubNode, spoke: StandinSpoke) -> None:
     await spoke.down()
     _, piece = await node.call("GET", f"{AGENTS}/{await node.spawn(spoke.id)}/logs")
@@ -345,6 +393,8 @@ async def test_the_description_has_every_route_and_no_dangling_reference(node: H
         "/api/v1/agents/{id}",
         "/api/v1/agents/{id}/kill",
         "/api/v1/agents/{id}/logs",
+        "/api/v1/agents/{id}/diff",
+        "/api/v1/agents/{id}/send",
         "/api/v1/events",
         "/api/v1/peers",
         "/api/v1/peers/{id}",

@@ -15,6 +15,8 @@ ROUTES = [
     ("GET", "/api/v1/agents/{id}"),
     ("POST", "/api/v1/agents/{id}/kill"),
     ("GET", "/api/v1/agents/{id}/logs"),
+    ("GET", "/api/v1/agents/{id}/diff"),
+    ("POST", "/api/v1/agents/{id}/send"),
     ("GET", "/api/v1/events"),
     ("GET", "/api/v1/peers"),
     ("GET", "/api/v1/peers/{spoke}"),

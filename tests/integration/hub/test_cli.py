@@ -363,7 +363,7 @@ async def test_the_receipt_of_a_kill_is_shown(node: HubNode, spoke: StandinSpoke
     assert f"SIGTERM at {at}, SIGKILL at {at}; 0 survivors" in text
 
 
-@pytest.mark.parametrize("command", ["status", "kill", "logs", "wait"])
+@pytest.mark.parametrize("command", ["status", "kill", "logs", "wait", "diff"])
 def test_what_is_no_id_never_becomes_a_path(home: Path, command: str) -> None:
     for text in ("bogus", "", "../peers", "../agents?limit=1", "0199FFFF-0000-7000-8000-000000000000"):
         done = run("--dir", str(home), command, text)
@@ -391,6 +391,20 @@ async def test_spawn_follow_prints_the_log_until_the_end(node: HubNode, spoke: S
     done = await task
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{agent_id}\nfirst line\n\\x1b[2Jsecond\tline\nlast line\n")
+
+
+async def test_diff_and_send(node: HubNode, spoke: StandinSpoke) -> None:
+    spoke.log = b"diff --git a/x b/x\n+\x1b[31mred\n"
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    assert (await node.hub("diff", agent_id)).stdout == "diff --git a/x b/x\n+\x1b[31mred\n"  # a pipe: for git apply
+    sent = json.loads((await node.hub("send", agent_id, "look at the logs first", "--json")).stdout)
+    assert spoke.told == {sent["commandId"]: "look at the logs first"}
+    told = await node.hub("send", agent_id, "again", "--id", sent["commandId"])
+    assert sent["commandId"] in told.stdout
+    spoke.answers["send"] = error("not_allowed", detail="it has ended")
+    refused = await node.hub("send", agent_id, "too late")
+    assert (refused.returncode, refused.stderr) == (1, "error: not_allowed: the spoke refused: it has ended\n")
 
 
 async def test_status_list_logs_kill_wait(node: HubNode, spoke: StandinSpoke) -> None:

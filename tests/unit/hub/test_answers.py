@@ -24,6 +24,7 @@ SAME: dict[Any, type[BaseModel]] = {
     answers.KillOutcome: many_models.KillOutcome,
     answers.KilledMany: many_models.KillManyView,
     answers.LogPiece: models.LogView,
+    answers.Sent: models.SentView,
     answers.Change: models.ChangeView,
     answers.Freeze: models.FreezeView,
     answers.Peer: models.PeerView,
