@@ -97,8 +97,14 @@ $(VENV)/.installed-browser: requirements/browser.lock $(VENV)/.installed-dev
 	$(PIP) install --require-hashes -r requirements/browser.lock
 	@touch $@
 
-# Debian's Chromium, installed where it is missing (as root).
-test-browser: $(VENV)/.installed-browser ## the page on the hub, driven in a real Chromium
+# Debian's Chromium, installed where it is missing (as root); axe-core looks for what keeps people out.
+AXE := axe-core@4.14.1
+build/browser/.installed: Makefile | $(VENV)/.installed-dev
+	mkdir -p build/browser
+	$(NPM) install --prefix build/browser --no-save --no-package-lock --no-audit --no-fund --loglevel error $(AXE)
+	@touch $@
+
+test-browser: $(VENV)/.installed-browser build/browser/.installed ## the page on the hub, driven in a real Chromium
 	@command -v chromium >/dev/null || { apt-get update --quiet && apt-get install --yes --no-install-recommends chromium; }
 	$(BIN)/python -m pytest tests/browser -m browser $(PYTEST_ARGS)
 

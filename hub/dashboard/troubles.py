@@ -26,7 +26,7 @@ class Trouble:
 def of_peer(peer: Peer) -> Iterator[Trouble]:
     """Yield what is wrong with one spoke."""
     name, state = peer["id"], peer["state"]
-    waiting = f"; {peer['pending']} commands wait for it" if peer["pending"] else ""
+    waiting = f"; waiting for it: {peer['pending']}" if peer["pending"] else ""
     if state == "pending":
         yield Trouble("decide", "asks to join: compare its fingerprint, then approve", name, peer["createdAt"])
     elif state == "suspended":

@@ -465,7 +465,7 @@ async def test_a_spoke_that_does_not_answer_stands_first(node: HubNode, visitor:
 
     async def says() -> bool:
         text = (await visitor.look("/")).text
-        return bool(re.search(rf"{spoke.id}</a> does not answer; 1 commands wait", text))
+        return bool(re.search(rf"{spoke.id}</a> does not answer; waiting for it: 1", text))
 
     await eventually(says, "the overview says that it does not answer")
     text = (await visitor.look("/")).text

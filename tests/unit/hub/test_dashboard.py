@@ -87,7 +87,7 @@ REFUSED = {"asked": "freeze", "state": "refused", "at": rfc3339(NOW_MS), "reason
         ({"url": None, "link": {"since": "", "remote": ""}}, "ok", None),
         ({"url": None}, "bad", "is not connected, and only it can dial"),
         ({"state": "pending"}, "decide", "asks to join"),
-        ({"state": "suspended", "pending": 2}, "note", "is suspended; 2 commands wait for it"),
+        ({"state": "suspended", "pending": 2}, "note", "is suspended; waiting for it: 2"),
         ({"state": "revoked"}, "off", None),
         ({"failingSince": rfc3339(NOW_MS), "lastError": {"detail": "refused"}}, "bad", "does not answer"),
         ({"failingSince": rfc3339(NOW_MS)}, "bad", "does not answer"),
