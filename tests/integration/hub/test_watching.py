@@ -122,3 +122,12 @@ async def test_no_hub_is_told_apart_from_a_hub_that_refuses(node: HubNode, clien
 async def test_a_client_is_used_inside_its_block(node: HubNode) -> None:
     with pytest.raises(RuntimeError, match="async with"):
         await HubClient(node.url, node.token).ready()
+
+
+async def test_who_comes_back_too_late_is_told_that_something_is_missing(
+    node: HubNode, spoke: StandinSpoke, client: HubClient
+) -> None:
+    # An id that this stream never had: of a store that is gone, or of one that was restored.
+    events = client.events({"spoke": spoke.id}, "9999999999999-0")
+    opened, gap = await collect(events, 2)
+    assert (opened.event, gap.event, gap.data) == ("open", "gap", {"after": "9999999999999-0"})
