@@ -27,6 +27,8 @@ NEEDS: dict[tuple[str, str], Scope] = {
     ("GET", "/api/v1/events"): "read",
     ("GET", "/api/v1/peers"): "read",
     ("GET", "/api/v1/peers/{id}"): "read",
+    ("GET", "/api/v1/agents/{id}/diff"): "operate",
+    ("POST", "/api/v1/agents/{id}/send"): "operate",
     ("POST", "/api/v1/peers/{id}/approve"): "admin",
     ("POST", "/api/v1/peers/{id}/suspend"): "admin",
     ("POST", "/api/v1/peers/{id}/resume"): "admin",
