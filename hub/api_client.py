@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypedDict, cast
 
 from common.clock import SystemClock
+from common.commands import MAX_LOG_BYTES
 from hub.answers import (
     AddedWebhook,
     Agent,
@@ -134,11 +135,13 @@ class ApiClient(Asking):
 
     async def log(self, agent_id: str, offset: int = 0) -> LogPiece:
         """Return a piece of an agent's log from that byte on."""
-        return await self.ask(LogPiece, "GET", f"{_AGENTS}/{agent_id}/logs", query={"offset": offset})
+        query = {"offset": offset, "limit": MAX_LOG_BYTES}
+        return await self.ask(LogPiece, "GET", f"{_AGENTS}/{agent_id}/logs", query=query)
 
     async def patch(self, agent_id: str, offset: int = 0) -> LogPiece:
         """Return a piece of the git patch of what an agent changed; one reading from 0 on fits together."""
-        return await self.ask(LogPiece, "GET", f"{_AGENTS}/{agent_id}/diff", query={"offset": offset})
+        query = {"offset": offset, "limit": MAX_LOG_BYTES}
+        return await self.ask(LogPiece, "GET", f"{_AGENTS}/{agent_id}/diff", query=query)
 
     async def send(self, agent_id: str, text: str, *, command_id: str | None = None) -> Sent:
         """Give a running agent a message, once however often the answer is lost."""

@@ -24,6 +24,8 @@ __all__ = ["HubClient", "NodeUnreachable", "Refused", "ServerSentEvent", "Work",
 
 _AWAY: Final = frozenset({"unreachable", "unavailable", "bad_reply"})
 """Codes of a spoke that is away for a moment."""
+_BUSY: Final = "rate_limited"
+"""The code of a spoke that takes no more this second: a long log is many questions."""
 
 
 class HubClient(ApiClient):
@@ -78,7 +80,8 @@ class HubClient(ApiClient):
                 piece = await self.log(agent_id, offset)
             except (NodeUnreachable, Refused) as error:
                 failures += 1
-                if not follow or failures > PATIENCE or (isinstance(error, Refused) and error.code not in _AWAY):
+                code = error.code if isinstance(error, Refused) else "unreachable"
+                if failures > PATIENCE or (code != _BUSY and (not follow or code not in _AWAY)):
                     raise
                 await asyncio.sleep(PAUSE_S)
                 continue

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from common.errors import HubspokeError
 from common.valkey import connect
 from tests.spoke_node import processes_of
 
@@ -46,7 +47,17 @@ async def is_over(run: Run) -> list[str]:
             going_on.append(f"{asked.agent_id} ({asked.kind}) is {_brief(spoke)} on the spoke")
     if (load["queued"], load["active"]) != (0, 0):
         going_on.append(f"the spoke's load is {load}")
-    return going_on + _processes_left(run)
+    return going_on + await _untold(run) + _processes_left(run)
+
+
+async def _untold(run: Run) -> list[str]:
+    """Name the streams of events that the hub has not acknowledged: it may know an end by asking."""
+    try:
+        async with connect(run.spoke.directory / "valkey") as client:
+            keys = [key async for key in client.scan_iter(f"hs:{{{run.spoke.id}}}:events:*")]
+            return [f"{key.decode()} waits for the hub" for key in keys if await client.xlen(key)]
+    except HubspokeError as error:
+        return [f"the spoke's store does not answer: {error.message}"]
 
 
 async def endings(run: Run) -> list[str]:

@@ -119,3 +119,16 @@ async def test_peers_one_by_one(node: HubNode, spoke: StandinSpoke) -> None:
         node.add_peer(pending.id, pending.key.public, None, "pending")
         fingerprint = pending.key.public.fingerprint
         assert (await hub.approve(pending.id, fingerprint))["state"] == "active"
+
+
+async def test_a_log_of_a_spoke_that_takes_no_more_this_second_is_read_to_its_end(
+    node: HubNode, spoke: StandinSpoke
+) -> None:
+    spoke.log = b"x" * 300_000
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    spoke.next("rate_limited", "rate_limited")
+    async with HubClient(node.url, node.token) as hub:
+        pieces = [piece async for piece in hub.logs(agent_id)]
+    assert "".join(pieces) == "x" * 300_000
+    assert len(pieces) <= 3, "a piece is as long as it may be"

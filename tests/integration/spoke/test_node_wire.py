@@ -133,7 +133,12 @@ async def test_how_agents_fail(
     await hub.ask(shared, spawn)
     ended = await shared.until_ended(spawn["id"])
     assert {name: ended[name] for name in expected} == expected
-    assert (await shared.call("GET", "/queue"))[1] == {"queued": 0, "active": 0, "paused": False, "draining": False}
+    idle = {"queued": 0, "active": 0, "paused": False, "draining": False}
+
+    async def is_idle() -> bool:
+        return (await shared.call("GET", "/queue"))[1] == idle
+
+    await eventually(is_idle, "nothing of it is counted any more, nor of the test before")
 
 
 async def test_a_repository_that_is_not_there(shared: SpokeNode, hub: HubPeer, tmp_path: Path) -> None:
