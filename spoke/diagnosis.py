@@ -166,11 +166,11 @@ def _check_program(agent_type: str, config: AgentConfig, profile: Profile, envir
         return Finding(check, "bad", f"profile {profile.name}: there is no program {program}", mend)
     # Of what the profile itself lists one is enough, of what the operator lists everything is meant.
     own = profile.env[: len(profile.env) - len(config.env)]
-    missing = [name for name in config.env if name not in environment]
-    if own and not any(name in environment for name in profile.env):
-        missing = [*missing, f"none of {' '.join(own)}"]
+    missing = [f"{name} is not set" for name in config.env if name not in environment]
+    if profile.install and own and not any(name in environment for name in profile.env):
+        missing.append(f"none of {', '.join(own)} is set")
     if missing:
-        detail = f"profile {profile.name}: {', '.join(missing)} is not set here, so agents will not have it"
+        detail = f"profile {profile.name}: {' and '.join(missing)} here, so agents will not have it"
         return Finding(check, "warn", detail, "set it where spoke serve is started")
     return Finding(check, "ok", f"profile {profile.name} runs {program}")
 

@@ -439,6 +439,25 @@ async def test_the_doctor_misses_programs_and_variables(directory: Path, tmp_pat
     assert (found["git"]["state"], found["git"]["mend"]) == ("bad", "install git 2.31 or newer")
 
 
+async def test_the_doctor_says_how_to_install_an_agent_program_and_what_key_it_takes(
+    directory: Path, tmp_path: Path
+) -> None:
+    head = (directory / "spoke.toml").read_text().partition("[valkey]")[0]
+    (directory / "spoke.toml").write_text(head + tables(**{"agents.worker": {"profile": "codex", "env": ["NO_SUCH"]}}))
+    keys = {"CODEX_API_KEY": "", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    _, found = await findings(directory, **keys)
+    assert (found["agents.worker"]["state"], found["agents.worker"]["mend"]) == (
+        "bad",
+        "npm install --global @openai/codex",
+    )
+    (tmp_path / "codex").write_text("#!/bin/sh\n")
+    (tmp_path / "codex").chmod(0o755)
+    _, found = await findings(directory, **keys, NO_SUCH="1")
+    assert found["agents.worker"]["state"] == "ok", "one of the keys is enough"
+    _, found = await findings(directory, **keys)
+    assert found["agents.worker"]["detail"].endswith("NO_SUCH is not set here, so agents will not have it")
+
+
 async def test_the_doctor_checks_a_valkey_that_is_not_ours(directory: Path) -> None:
     head = (directory / "spoke.toml").read_text().partition("[valkey]")[0]
     (directory / "spoke.toml").write_text(head + '[valkey]\nurl = "redis://127.0.0.1:1"\n')
