@@ -98,3 +98,21 @@ def test_a_reply_that_nobody_asked_for_is_not_admitted() -> None:
     with pytest.raises(EnvelopeRejected) as refused:
         HUB_INBOX.admit(reply(), NOW_S)
     assert refused.value.code == "wrong_direction"
+
+
+@pytest.mark.attack(31)
+@pytest.mark.parametrize("kind", ["reply", "hello"])
+def test_a_key_counts_until_the_second_it_retires_also_for_replies_and_greetings(kind: str) -> None:
+    keys = (OwnedKey(SPOKE, OTHER_KEY.public), OwnedKey(SPOKE, SPOKE_KEY.public, retires_at=NOW_S + 1))
+    inbox, nonce = Inbox(ME_HUB, Kept(spoke_peer(keys=keys))), "A" * 43
+    greeting = sign({**claims(iss=SPOKE, aud=HUB), "nonce": nonce}, key=SPOKE_KEY, typ="hello+jwt")
+
+    def admit(now_s: float) -> object:
+        if kind == "reply":
+            return inbox.admit_reply(reply(), sent_to=SPOKE, re=id_of(1), count=1, now_s=now_s)
+        return inbox.admit_hello(greeting, nonce=nonce, now_s=now_s)
+
+    assert admit(NOW_S + 0.9)
+    with pytest.raises(EnvelopeRejected) as refused:
+        admit(NOW_S + 1)
+    assert refused.value.code == "bad_signature"
