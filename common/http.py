@@ -87,7 +87,15 @@ def _encode_problem(status: int, code: str, detail: str, members: Mapping[str, o
 
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every error into its problem; one that nobody foresaw is logged whole and answered with `internal`."""
+    """Turn every error into its problem; one that nobody foresaw is logged whole and answered with `internal`.
+
+    What is no HTTP/1 gets no answer: a request line without a version is HTTP/0.9, whose answers have no head, so that
+    nothing we could say would be read as what it is (attack row 44).
+    """
+    if request.version.major != 1:
+        _log.warning("connection.refused", detail="the request is not HTTP/1", remote=request.remote)
+        request.protocol.force_close()
+        return web.Response()
     try:
         return await handler(request)
     except HubspokeError as error:

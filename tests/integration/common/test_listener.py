@@ -63,6 +63,15 @@ async def test_what_two_parsers_could_read_differently_is_refused_and_closed(
     assert len(repr(logs)) < 300
 
 
+@pytest.mark.attack(44)
+async def test_a_request_without_a_version_is_closed_without_an_answer(url: str, dial: Dial, taken: Taken) -> None:
+    for raw in (b"POST /json\nHewt: \xbachd0\r\n\r\n", b"GET /\r\n\r\n"):
+        line = await dial(url)
+        await line.send(raw)
+        assert await line.rest() == b""
+    assert taken == []
+
+
 async def test_tls_is_refused_and_closed(url: str, dial: Dial) -> None:
     line = await dial(url)
     await line.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
