@@ -108,9 +108,17 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         code = _HTTP_CODES.get(HTTPStatus(error.status), "invalid")
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         return problem_document(error.status, code, f"{error.reason}: {request.method} here", headers=allow)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ConnectionError) and _has_hung_up(request):
+            _log.info("request.abandoned", route=route_of(request), remote=request.remote)
+            return web.Response()
         _log.exception("request.crashed", route=route_of(request))
         return problem_document(500, "internal", "the node failed; its log has the details")
+
+
+def _has_hung_up(request: web.Request) -> bool:
+    """Whether nobody is there to answer: a link or a stream learns of it when it writes its own head."""
+    return request.transport is None or request.transport.is_closing()
 
 
 async def read_body(request: web.Request, media_type: str, limit: int = MAX_ENVELOPE_BYTES) -> bytes:

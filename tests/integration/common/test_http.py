@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession, ServerDisconnectedError, web
 from aiohttp.test_utils import make_mocked_request
 from pydantic import Field
 
@@ -260,10 +260,24 @@ async def go_away(request: web.Request) -> web.Response:
     raise web.HTTPGone
 
 
+async def stream_to_nobody(request: web.Request) -> web.StreamResponse:
+    assert request.transport is not None
+    request.transport.abort()
+    response = web.StreamResponse()
+    await response.prepare(request)
+    return response
+
+
+async def lose_a_connection(request: web.Request) -> web.Response:
+    raise ConnectionResetError("one of ours, to somebody else")
+
+
 @pytest.fixture
 async def failing() -> AsyncIterator[str]:
     app = web.Application(middlewares=[problems])
     app.router.add_get("/local", fail_locally)
+    app.router.add_get("/hung-up", stream_to_nobody)
+    app.router.add_get("/lost", lose_a_connection)
     app.router.add_get("/crash", crash)
     app.router.add_get("/move", move)
     app.router.add_get("/gone", go_away)
@@ -310,6 +324,22 @@ async def test_an_unforeseen_error_is_logged_whole_and_not_told(failing: str) ->
         ("request.crashed", "GET /crash", "error")
     ]
     assert logs[0]["exc_info"]
+
+
+async def test_whoever_hangs_up_before_the_answer_is_no_crash(failing: str) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with ClientSession() as session:
+            with pytest.raises(ServerDisconnectedError):
+                await session.get(f"{failing}/hung-up")
+    # The client asks a second time by itself.
+    assert {(entry["event"], entry["log_level"]) for entry in logs} == {("request.abandoned", "info")}
+
+
+async def test_a_connection_of_ours_that_breaks_is_one(failing: str) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with ClientSession() as session, session.get(f"{failing}/lost") as answer:
+            assert answer.status == 500
+    assert [entry["event"] for entry in logs] == ["request.crashed"]
 
 
 async def test_an_error_of_ours_is_logged_with_its_reason(failing: str) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from common.handshake import LINK_PATH, SUBPROTOCOL
 from hub.client import HubClient, NodeUnreachable, Refused, Work
 from tests.faults.proxy import Proxy
 from tests.integration.hub.hub_node import HubNode
@@ -132,3 +133,27 @@ async def test_a_log_of_a_spoke_that_takes_no_more_this_second_is_read_to_its_en
         pieces = [piece async for piece in hub.logs(agent_id)]
     assert "".join(pieces) == "x" * 300_000
     assert len(pieces) <= 3, "a piece is as long as it may be"
+
+
+UPGRADE = (
+    f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {'A' * 22}==\r\n"
+    f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n"
+)
+
+
+@pytest.mark.parametrize("path", [LINK_PATH, "/api/v1/events"])
+async def test_whoever_hangs_up_before_the_stream_begins_is_no_crash(node: HubNode, path: str) -> None:
+    parts = urlsplit(node.url)
+    head = UPGRADE if path == LINK_PATH else f"Authorization: Bearer {node.token}\r\n"
+    abandoned = len(node.log_lines("request.abandoned"))
+    for _ in range(20):  # the kernel does not always tell the hub in time
+        _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{head}\r\n".encode())
+        writer.close()
+        await writer.wait_closed()
+
+    async def noticed() -> bool:
+        return len(node.log_lines("request.abandoned")) > abandoned
+
+    await eventually(noticed, "the hub noticed")
+    assert node.log_lines("request.crashed") == []
