@@ -1,8 +1,9 @@
 """The life of an agent as a table, and AgentStatus as it goes over the wire (PROTOCOL section 2.2).
 
-Two rules stand above the table:
-1. A terminal state (`completed`, `failed`, `killed`) is final: nothing leads out of it.
-2. Every transition counts `seq` up by one; a receiver keeps the highest `seq` of an agent and ignores the rest.
+Three rules stand above the table:
+1. A terminal state (`completed`, `failed`, `killed`) is final: nothing that happens to the agent leads out of it.
+2. Only the hub that owns the agent may take it back, by `resume`: to `queued`, for a new attempt.
+3. Every transition counts `seq` up by one; a receiver keeps the highest `seq` of an agent and ignores the rest.
 
 `pending` is no state of an agent: it is what a hub shows before the spoke has answered.
 """
@@ -35,6 +36,8 @@ TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     }
 )
 TERMINAL: Final = frozenset(status for status, following in TRANSITIONS.items() if not following)
+RESUMED: Final = "queued"
+"""Where a `resume` takes an agent that is in a terminal state."""
 
 REASONS: Final = frozenset(
     {

@@ -161,6 +161,11 @@ def hash_content(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def resume_hash(resume: Resume) -> str:
+    """Return the SHA-256 of what a resume asks for, in hex; without `text` is other content than any text."""
+    return hash_content(resume.model_dump_json(by_alias=True, include={"agent_id", "text"}).encode())
+
+
 def content_hash(spawn: SpawnFields) -> str:
     """Return the SHA-256 of what a spawn asks for, in hex.
 

@@ -50,6 +50,13 @@ class NoSuchAgent(PeerError):
     http_status = 404
 
 
+class KillWaits(PeerError):
+    """The agent cannot be resumed before its kill was delivered."""
+
+    code = "conflict"
+    http_status = 409
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which agents to list; empty means any. `status` is what is shown: also `pending`, `refused`, `expired`."""
@@ -110,6 +117,7 @@ class Agents:
         self._list = scripts["list"]
         self._load = scripts["load"]
         self._living = scripts["living"]
+        self._reopen = scripts["reopen"]
 
     async def check(self) -> None:
         """Return when Valkey answers; raises `Unavailable`."""
@@ -124,6 +132,16 @@ class Agents:
         if record is None:
             raise NoSuchAgent(f"there is no agent {agent_id} here; see hub list")
         return record
+
+    async def await_return(self, agent_id: str, command_id: str) -> None:
+        """Note that an agent is being resumed, so that news of one that has ended count; raises `KillWaits`."""
+        answer = await self._reopen(self._client, [self._keys.prefix], [agent_id, command_id])
+        if answer == b"killing":
+            raise KillWaits("a kill of this agent is still on its way to its spoke; resume it when that has arrived")
+
+    async def keep_end(self, agent_id: str) -> None:
+        """Note that it was not resumed: its end is final again."""
+        await self._reopen(self._client, [self._keys.prefix], [agent_id, ""])
 
     async def page(self, wanted: Filter, limit: int, cursor: str = "") -> tuple[list[AgentRecord], str]:
         """Return at most `limit` agents of `PAGE_BYTES`, newest first, and the cursor to go on with ("" at the end)."""

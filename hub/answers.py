@@ -142,6 +142,15 @@ class Sent(TypedDict):
     commandId: str
 
 
+class Resumed(TypedDict):
+    """An agent that goes on, or has gone on since; `attempt` counts its starts and grows when it is started."""
+
+    agentId: str
+    commandId: str
+    status: str
+    attempt: int
+
+
 class Change(TypedDict):
     """One change of one agent, as events and webhooks tell it."""
 

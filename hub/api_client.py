@@ -19,6 +19,7 @@ from hub.answers import (
     Peer,
     Placed,
     RemovedWebhook,
+    Resumed,
     Sent,
     Spawned,
     SpawnedMany,
@@ -147,6 +148,11 @@ class ApiClient(Asking):
         """Give a running agent a message, once however often the answer is lost."""
         body = {"text": text, "commandId": command_id or _CLOCK.new_id()}
         return await self.ask(Sent, "POST", f"{_AGENTS}/{agent_id}/send", body=body)
+
+    async def resume(self, agent_id: str, text: str | None = None, *, command_id: str | None = None) -> Resumed:
+        """Have an agent that has ended go on, with a message if you like, once however often the answer is lost."""
+        body = given(text=text, commandId=command_id or _CLOCK.new_id())
+        return await self.ask(Resumed, "POST", f"{_AGENTS}/{agent_id}/resume", body=body)
 
     # --- peers
 

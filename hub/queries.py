@@ -1,4 +1,4 @@
-"""What somebody waits for: a live status, a piece of a log or patch, a message. It does not go through the outbox.
+"""What somebody waits for: a status, a piece of a log or patch, a message, a resume. It is not put into the outbox.
 
 A spoke that cannot be reached is `unreachable` (504), one whose answer is no good `bad_reply` (502), both soon: the
 caller may ask again. What a status says is recorded like any other answer.
@@ -55,10 +55,7 @@ class Queries:
     async def refresh(self, peer: Peer, agent_id: str) -> None:
         """Ask for the status of an agent and record it; raises `Unreachable`, `SpokeRefused` or `BadReply`."""
         result = await self._ask(peer, {"command": "status", "agentId": agent_id})
-        if result.agent is None or result.agent.agent_id != agent_id:
-            raise BadReply(f"{peer.instance} answered with another agent, or with none")
-        settlement = Settlement(agent_id, "answer", agent=result.agent)
-        await self._agents.record(peer, [settlement], self._clock.now_ms())
+        await self._record(peer, agent_id, result)
 
     async def log(self, peer: Peer, agent_id: str, offset: int, limit: int) -> Slice:
         """Return a piece of an agent's log; raises `Unreachable`, `SpokeRefused` or `BadReply`."""
@@ -79,6 +76,26 @@ class Queries:
         result = await self._ask(peer, {"command": "send", "agentId": agent_id, "text": text}, command_id)
         if result.agent is None or result.agent.agent_id != agent_id:
             raise BadReply(f"{peer.instance} answered with another agent, or with none")
+
+    async def resume(self, peer: Peer, agent_id: str, text: str | None, command_id: str) -> None:
+        """Have an agent that has ended go on, once for one `command_id`, and record it.
+
+        Raises as `log` does, and `KillWaits`.
+        """
+        await self._agents.await_return(agent_id, command_id)
+        command = {"command": "resume", "agentId": agent_id, **({} if text is None else {"text": text})}
+        try:
+            result = await self._ask(peer, command, command_id)
+        except SpokeRefused:
+            await self._agents.keep_end(agent_id)
+            raise
+        await self._record(peer, agent_id, result)
+
+    async def _record(self, peer: Peer, agent_id: str, result: Result) -> None:
+        if result.agent is None or result.agent.agent_id != agent_id:
+            raise BadReply(f"{peer.instance} answered with another agent, or with none")
+        settlement = Settlement(agent_id, "answer", agent=result.agent)
+        await self._agents.record(peer, [settlement], self._clock.now_ms())
 
     async def _ask(self, peer: Peer, command: dict[str, Any], chosen_id: str | None = None) -> Result:
         command_id = chosen_id or self._clock.new_id()

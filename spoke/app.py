@@ -118,7 +118,7 @@ class _Parts:
             watched, self.queue.store, clock, Salvage(self.queue, agents.runs, commands, sup, self.worker)
         )
         self.courier = Courier(self.queue, exchange, trust.current)
-        router = Router(self.queue, agents.answers, exchange, partial(self._rules_of, agents.launcher), audit)
+        router = Router(self.queue, agents.answers, commands, exchange, partial(self._rules_of, agents.launcher), audit)
         metrics = Metrics(self.queue)
         rotating, announcer = _rotating(spoke, trust, self.queue, keys, exchange)
         petition = Petition(Joiner(me, keys, settings.node.url, clock), session, trust)

@@ -23,7 +23,7 @@ from common.repository import parse_repository
 from spoke.agent_record import TamperedRecord
 from spoke.conclusion import conclude
 from spoke.held import Held, KilledBeforeStart, LeaseLost
-from spoke.launching import Launcher
+from spoke.launching import Launcher, Resumption
 from spoke.outcome import final_fields
 from spoke.patches import Patches
 from spoke.publication import publish
@@ -107,10 +107,14 @@ class Attendant:
         return False
 
     async def _launch(self, held: Held, run: Run) -> None:
-        spawn = self._commands.prove(held.claim.record, held.claim.raw)
-        workspace = await self._unless_killed(held, self._prepare(held, spawn))
-        spec = await asyncio.to_thread(self._launcher.prepare, run, workspace, spawn, held.claim.record.attempt)
-        await asyncio.to_thread(run.keep_origin, held.claim.record.fields, held.claim.raw)
+        record, asked = held.claim.record, held.claim.asked
+        spawn = self._commands.prove(record, asked.spawn)
+        resume = self._commands.prove_resume(record, asked.resume)
+        workspace = await self._unless_killed(held, self._prepare(held, spawn, anew=resume is None))
+        earlier = () if resume is None else await asyncio.to_thread(self._runs.earlier, held.ref, record.attempt)
+        resumption = None if resume is None else Resumption(resume.text, earlier)
+        spec = await asyncio.to_thread(self._launcher.prepare, run, workspace, spawn, record.attempt, resumption)
+        await asyncio.to_thread(run.keep_origin, record.fields, asked)
         await self._pass_fence(held)
         held.starting = True
         await self._supervisor.start(run.directory, spec)
@@ -125,9 +129,10 @@ class Attendant:
             return False
         return True
 
-    async def _prepare(self, held: Held, spawn: Spawn) -> Workspace:
+    async def _prepare(self, held: Held, spawn: Spawn, *, anew: bool) -> Workspace:
+        make = self._workspaces.prepare if anew else self._workspaces.restore
         repository = parse_repository(spawn.context.repository)
-        return await self._workspaces.prepare(held.ref.tenant, held.ref.agent_id, repository, spawn.context.branch)
+        return await make(held.ref.tenant, held.ref.agent_id, repository, spawn.context.branch)
 
     async def _unless_killed(self, held: Held, work: Coroutine[Any, Any, _T]) -> _T:
         """Return what `work` returns; raises `KilledBeforeStart` or `LeaseLost` as soon as one is known."""

@@ -197,7 +197,7 @@ class Janitor:
         return len(gone)
 
     async def _is_unused(self, tenant: str, mirror: StoredMirror) -> bool:
-        if mirror.used_ms() >= self._clock.now_ms() - self._keep.mirror_ms or await mirror.agents():
+        if mirror.used_ms() >= self._clock.now_ms() - self._keep.mirror_ms or await mirror.agents(with_work=True):
             return False
         return not any(peer == tenant for peer, _ in await asyncio.to_thread(self._workspaces.places.agents))
 

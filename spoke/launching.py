@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from common.agent_output import account_for
 from common.agent_state import AGENT_TYPES, AgentType
 from common.commands import Spawn, SpawnFields
 from common.errors import Invalid
@@ -26,6 +29,8 @@ from spoke.supervision.run_dir import LaunchSpec
 from spoke.workspace import Workspace
 
 _MIB: Final = 1024 * 1024
+_SESSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+"""What may become an argument: the agent itself printed it."""
 _SECRET_NAME: Final = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)\Z")
 
 
@@ -33,6 +38,14 @@ def message_of(text: str) -> bytes:
     """Return a message for a program that takes them as lines of JSON (`prompt_via = "stream-json"`)."""
     content = [{"type": "text", "text": text}]
     return json.dumps({"type": "user", "message": {"role": "user", "content": content}}).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """What an attempt goes on from: the message it was resumed with, and the runs before it, the last one first."""
+
+    text: str | None
+    earlier: Sequence[Run]
 
 
 class Launcher:
@@ -54,7 +67,7 @@ class Launcher:
         self._prompts = Prompts(directory)
         for name, profile in self._profiles.items():
             if profile.prompt_via != "stdin-json":
-                self._prompts.template(name)  # a template that cannot be used is found now and not at a start
+                self._prompts.check(name)  # a template that cannot be used is found now and not at a start
         self._skills = SkillStore(directory)
         self._environment = environment
         self._log_mib = log_mib
@@ -83,21 +96,29 @@ class Launcher:
             raise Invalid("context.skills: agents of this type share a home here; leave skills out")
         self._skills.check(skills)
 
-    def prepare(self, run: Run, workspace: Workspace, spawn: Spawn, attempt: int) -> LaunchSpec:
-        """Make the run's directories, write its task, and return what to start.
+    def prepare(
+        self, run: Run, workspace: Workspace, spawn: Spawn, attempt: int, resumption: Resumption | None = None
+    ) -> LaunchSpec:
+        """Make the run's directories, write its task, and return what to start; reads earlier logs, so it blocks.
 
+        An agent that was resumed goes on with its home, and with its session where its program told which that is.
         Raises OSError, `SandboxMissing`, `Invalid` for a skill that has gone, LocalError `config`.
         """
-        assignment = _assignment(run, workspace, spawn, attempt)
+        if resumption is not None:
+            run = run.at_home_in(resumption.earlier)
+        assignment = _assignment(run, workspace, spawn, attempt, resumption)
         profile = self.profile(spawn.agent_type)
+        session = _session(profile, resumption)
         task = task_document(assignment)
-        prompt = None if profile.prompt_via == "stdin-json" else self._prompts.render(spawn.agent_type, assignment)
+        prompt = None
+        if profile.prompt_via != "stdin-json":
+            prompt = self._prompts.render(spawn.agent_type, assignment, goes_on=session is not None)
         run.make(task, None if prompt is None else prompt.encode())
         if profile.skills_dir is not None and "HOME" not in profile.env:
             self._skills.install(spawn.context.skills, run.home / profile.skills_dir)
         sandbox = self._sandboxes.get(spawn.agent_type)
         limits = self.config(spawn.agent_type).limits
-        argv = _argv(profile, spawn, run, workspace)
+        argv = _argv(profile, spawn, run, workspace, session)
         if sandbox is not None:
             may_change = self.may_change(spawn.agent_type)
             argv = sandbox.confine(argv, workspace, run, self._environment.get("PATH"), may_change=may_change)
@@ -123,7 +144,21 @@ class Launcher:
         return tuple(sorted(self._environment[name] for name in names if self._environment.get(name)))
 
 
-def _assignment(run: Run, workspace: Workspace, spawn: Spawn, attempt: int) -> Assignment:
+def _session(profile: Profile, resumption: Resumption | None) -> str | None:
+    """Return the session to go on with; None where a new one begins."""
+    if resumption is None or not profile.resume or profile.output == "plain":
+        return None
+    for run in resumption.earlier:
+        with suppress(OSError):  # a log that is gone, or that something else took the place of
+            session = account_for(profile.output, run.output()).session
+            if session is not None and _SESSION.match(session):
+                return session
+    return None
+
+
+def _assignment(
+    run: Run, workspace: Workspace, spawn: Spawn, attempt: int, resumption: Resumption | None
+) -> Assignment:
     return Assignment(
         agent_id=spawn.id,
         task_id=spawn.task_id,
@@ -137,20 +172,23 @@ def _assignment(run: Run, workspace: Workspace, spawn: Spawn, attempt: int) -> A
         temporary=run.temporary,
         task_file=run.task_file,
         result_file=run.result_file,
+        is_resumed=resumption is not None,
+        message=None if resumption is None else resumption.text,
     )
 
 
-def _argv(profile: Profile, spawn: Spawn, run: Run, workspace: Workspace) -> tuple[str, ...]:
+def _argv(profile: Profile, spawn: Spawn, run: Run, workspace: Workspace, session: str | None) -> tuple[str, ...]:
     if profile.takes_command:
         return (*profile.command, *profile.arguments.get(spawn.agent_type, []))  # the operator's, as it stands
     places = {
-        "{session}": spawn.id,
+        "{session}": session or spawn.id,
         "{tree}": str(workspace.tree),
         "{home}": str(run.home),
         "{prompt_file}": str(run.prompt_file),
     }
     arguments = profile.arguments.get(spawn.agent_type, [])
-    return tuple(fill_in([*profile.command, *arguments, *profile.start], places))
+    begin = profile.start if session is None else profile.resume
+    return tuple(fill_in([*profile.command, *arguments, *begin], places))
 
 
 def _stdin(profile: Profile, agent_id: str, task: bytes, prompt: str) -> bytes:

@@ -15,7 +15,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,7 @@ from spoke.removal import delete_tree
 
 _PASSING: Final = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 _OF_AGENT: Final = re.compile(r"refs/hubspoke/(?:agents|preserved|bases|heads|earlier)/([0-9a-f-]{36})(?:/.*)?")
+_BASES: Final = "refs/hubspoke/bases/"
 _LOCK_POLL_S: Final = 0.05
 _PUSH_TIMEOUT_S: Final = 120
 """An agent holds its place while it is pushed."""
@@ -77,9 +78,10 @@ class StoredMirror:
         except FileNotFoundError:
             return 0
 
-    async def agents(self) -> set[str]:
-        """Return the ids of the agents that have refs here; raises `WorkspaceFailed`."""
-        return {agent for agent, _ in await self._refs_of_agents()}
+    async def agents(self, *, with_work: bool = False) -> set[str]:
+        """Return the ids of agents that have refs here, `with_work` that made something; raises `WorkspaceFailed`."""
+        refs = await self._refs_of_agents()
+        return {agent for agent, ref in refs if not with_work or not ref.startswith(_BASES)}
 
     async def forget(self, agent_ids: Set[str]) -> None:
         """Forget all refs of these agents, their preserved work too; raises `WorkspaceFailed`."""
@@ -107,10 +109,19 @@ class StoredMirror:
         found = (_OF_AGENT.fullmatch(ref) for ref in listed.decode("utf-8", "replace").splitlines())
         return [(match[1], match[0]) for match in found if match]
 
-    async def delete_ref(self, ref: str) -> None:
-        """Forget a ref, which may be gone already; its objects stay."""
+    async def refs(self, *names: str) -> dict[str, str]:
+        """Return the commits of those refs that are there; raises `WorkspaceFailed`."""
+        with translated("cannot read the mirror"):
+            async with self._exclusive():  # makes a mirror that is not there
+                listed = await self.git("for-each-ref", "--format=%(refname) %(objectname)", *names)
+        lines = (line.split(" ", 1) for line in listed.decode("utf-8", "replace").splitlines())
+        return {name: sha for name, sha in lines if name in names}
+
+    async def change_refs(self, changes: Mapping[str, str | None]) -> None:
+        """Set refs, or forget those that are None and may be gone already; all or none. Objects stay."""
+        lines = (f"delete {ref}" if sha is None else f"update {ref} {sha}" for ref, sha in changes.items())
         async with self._exclusive():
-            await self.git("update-ref", "-d", ref)
+            await self.git("update-ref", "--stdin", stdin="".join(f"{line}\n" for line in lines).encode())
 
     async def push(self, sha: str, target: PushTarget) -> None:
         """Push a commit that is here; the branch may be there already if this adds to it. Raises `WorkspaceFailed`."""

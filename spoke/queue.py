@@ -35,6 +35,7 @@ from spoke.queue_coding import (
 )
 from spoke.queue_terms import (
     Answer,
+    Asked,
     Bounds,
     Claim,
     FreezeStep,
@@ -145,11 +146,12 @@ class Queue:
         pairs = [item for lease in abandoned.items() for item in lease]
         return read_claim(await self._run("reclaim", worker, LEASE_MS, former, *pairs))
 
-    async def restore(self, record: AgentRecord, raw: bytes, worker: str) -> bool:
+    async def restore(self, record: AgentRecord, asked: Asked, worker: str) -> bool:
         """Put back a record that the store has forgotten, as a lease of `worker`; False when there is one."""
         pairs = [item for name, value in record.fields.items() if name not in _HOLDING for item in (name, value)]
-        ref, jti = record.ref, record.fields.get("env", "")
-        return bool(await self._run("restore", ref.tenant, ref.agent_id, worker, raw, jti, *pairs))
+        ref, fields = record.ref, record.fields
+        envelopes = (asked.spawn, fields.get("env", ""), asked.resume, fields.get("resume_env", ""))
+        return bool(await self._run("restore", ref.tenant, ref.agent_id, worker, *envelopes, *pairs))
 
     async def renew(self, claims: Sequence[Claim]) -> list[KillStep | bool]:
         """Keep leases; returns for each True, the kill that was asked for, or False when the lease is lost."""

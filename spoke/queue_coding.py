@@ -6,15 +6,18 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from common.commands import content_hash
+from common.commands import content_hash, resume_hash
 from spoke.agent_record import AgentRecord, AgentRef, decode_fields, read_record
 from spoke.policy import Policy, grant
 from spoke.queue_terms import (
+    Asked,
     Claim,
     FreezeStep,
     KillStep,
     KnownStep,
     NoStep,
+    ResumedStep,
+    ResumeStep,
     Sender,
     SpawnStep,
     StatusStep,
@@ -38,6 +41,10 @@ def encode_step(step: Step, policy: Policy) -> list[str | int]:
             ]  # fmt: skip
         case KnownStep(spawn):
             arguments = ["known", spawn.id, content_hash(spawn)]
+        case ResumeStep(resume, index):
+            arguments = ["resume", resume.id, resume_hash(resume), index, resume.agent_id]
+        case ResumedStep(resume):
+            arguments = ["resumed", resume.id, resume_hash(resume), "", resume.agent_id]
         case StatusStep(agent_id):
             arguments = ["status", agent_id]
         case KillStep(agent_id):
@@ -93,10 +100,10 @@ def read_claim(answer: Sequence[Any]) -> Claim | None:
     """Read the answer of `claim.lua` and `reclaim.lua`."""
     if not answer:
         return None
-    token, raw, flat, tenant, agent_id = answer
+    token, spawn, flat, tenant, agent_id, resume = answer
     # Whose agent it is says the place where it lay, not the record, which a stranger to the scripts may have written.
     fields = {**decode_fields(flat), "tenant": tenant.decode(), "id": agent_id.decode()}
-    return Claim(AgentRecord(fields), token.decode(), raw)
+    return Claim(AgentRecord(fields), token.decode(), Asked(spawn, resume))
 
 
 def read_kill(text: bytes) -> KillStep | bool:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
-from common.commands import Spawn
+from common.commands import Resume, Spawn
 from common.connection import DEFAULT_SKEW_S
 from common.envelope import MAX_LIFETIME_S
 from spoke.agent_record import AgentRecord
@@ -57,6 +57,21 @@ class KnownStep:
     """A spawn that is not to be accepted: only whether this very command was accepted before."""
 
     spawn: Spawn
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeStep:
+    """A resume that may be accepted; `index` is its place in the signed envelope."""
+
+    resume: Resume
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResumedStep:
+    """A resume that is not to be accepted: only whether this very command was accepted before."""
+
+    resume: Resume
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +132,7 @@ class RequeueRefused:
     requeued_as: str
 
 
-Step = SpawnStep | KnownStep | StatusStep | KillStep | FreezeStep | ThawStep | NoStep
+Step = SpawnStep | KnownStep | ResumeStep | ResumedStep | StatusStep | KillStep | FreezeStep | ThawStep | NoStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +155,20 @@ Answer = AgentRecord | Latch | StepRefused | None
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """The signed envelopes of an agent: of its spawn, and of its last resume, empty when there was none."""
+
+    spawn: bytes
+    resume: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
-    """An agent held under a lease: `token` proves it, `raw` is the signed envelope that asked for it."""
+    """An agent held under a lease: `token` proves it, `asked` are the signed envelopes that it is started from."""
 
     record: AgentRecord
     token: str
-    raw: bytes
+    asked: Asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,16 +17,29 @@ import structlog
 
 from common import strict_json
 from common.audit_file import Audit, AuditUnavailable
-from common.commands import DEFAULT_GRACE_S, Command, Diff, Freeze, Kill, Logs, Send, Spawn, SpawnFields, StatusOf, Thaw
+from common.commands import (
+    DEFAULT_GRACE_S,
+    Command,
+    Diff,
+    Freeze,
+    Kill,
+    Logs,
+    Resume,
+    Send,
+    Spawn,
+    SpawnFields,
+    StatusOf,
+    Thaw,
+)
 from common.connection import Admitted
 from common.envelope import MAX_ITEMS_BYTES
 from common.errors import CommandRefused, NotAllowed
 from common.exchange import Exchange
 from common.peers import Peer
-from spoke.agent_record import AgentRecord, TamperedRecord
+from spoke.agent_record import AgentRecord, AgentRef, TamperedRecord
 from spoke.answers import MAX_PATCHES, Answers, counts_bytes
 from spoke.decisions import decisions, starts_something
-from spoke.policy import Policy, check_command
+from spoke.policy import Policy, check_command, check_spawn
 from spoke.queue import Queue
 from spoke.queue_terms import (
     Answer,
@@ -35,6 +48,8 @@ from spoke.queue_terms import (
     KnownStep,
     Latch,
     NoStep,
+    ResumedStep,
+    ResumeStep,
     Sender,
     SpawnStep,
     StatusStep,
@@ -42,6 +57,7 @@ from spoke.queue_terms import (
     StepRefused,
     ThawStep,
 )
+from spoke.stored_command import StoredCommands
 
 _log: Final = structlog.get_logger("command")
 # JSON may need six bytes for one: what fits in the worst case always fits.
@@ -57,6 +73,11 @@ _DETAIL: Final = {
     "queue_full": "limits.queue: too many agents wait here; try again later",
     "frozen": "you froze this connection; thaw it first",
     "draining": "this spoke takes no new agents for now",
+    "conflict resume": "this id was used for another resume; use a fresh one",
+    "not_allowed running": "only an agent that has ended can be resumed; send this one a message, or kill it first",
+    "not_allowed requeued": "this spoke's operator had its work done again by another agent; resume that one",
+    "not_allowed forgotten": "what asked for this agent is no longer kept here; spawn it again",
+    "not_allowed often": "this agent was resumed as often as one can be; spawn another",
 }
 """What a peer reads beside a code, and the rule where the code has several, that the queue decided."""
 
@@ -85,9 +106,13 @@ class Rules:
     offer: Callable[[SpawnFields], None]
 
 
-def plan(commands: Sequence[Command], rules: Rules) -> list[Planned]:
+Asked = Mapping[str, Spawn | CommandRefused]
+"""By agent, the verified spawn that asked for one which is to be resumed, or why it cannot be."""
+
+
+def plan(commands: Sequence[Command], rules: Rules, asked: Asked) -> list[Planned]:
     """Decide for each command what the queue is to do; of the patches in one envelope only so many are taken."""
-    planned = [_plan(index, command, rules) for index, command in enumerate(commands)]
+    planned = [_plan(index, command, rules, asked) for index, command in enumerate(commands)]
     patches = [number for number, each in enumerate(planned) if isinstance(each.command, Diff)]
     for number in patches[MAX_PATCHES:]:
         refused = CommandRefused("quota_exceeded", f"ask for at most {MAX_PATCHES} patches at once; ask again")
@@ -95,23 +120,45 @@ def plan(commands: Sequence[Command], rules: Rules) -> list[Planned]:
     return planned
 
 
-def _plan(index: int, command: Command, rules: Rules) -> Planned:
+def _plan(index: int, command: Command, rules: Rules, asked: Asked) -> Planned:
     try:
         check_command(rules.policy, command)
+        if isinstance(command, Spawn | Resume) and rules.id_time_ms(command.id) < rules.oldest_ms:
+            raise CommandRefused("stale", _DETAIL["stale"])
         if isinstance(command, Spawn):
-            if rules.id_time_ms(command.id) < rules.oldest_ms:
-                raise CommandRefused("stale", _DETAIL["stale"])
             rules.offer(command)
+        if isinstance(command, Resume):
+            _check_resume(asked[command.agent_id], rules)
         return Planned(command, _step(index, command))
     except CommandRefused as refused:
-        # What was accepted once stays accepted, whatever the rules are by now: the first reply may have been lost.
-        return Planned(command, KnownStep(command) if isinstance(command, Spawn) else NoStep(), refused)
+        return Planned(command, _step_refused(command), refused)
+
+
+def _check_resume(spawn: Spawn | CommandRefused, rules: Rules) -> None:
+    """What was asked for then must be allowed now: the work begins anew."""
+    if isinstance(spawn, CommandRefused):
+        raise spawn
+    check_spawn(rules.policy, spawn)
+    rules.offer(spawn)
+
+
+def _step_refused(command: Command) -> Step:
+    """What was accepted once stays accepted, whatever the rules are by now: the first reply may have been lost."""
+    match command:
+        case Spawn():
+            return KnownStep(command)
+        case Resume():
+            return ResumedStep(command)
+        case _:
+            return NoStep()
 
 
 def _step(index: int, command: Command) -> Step:
     match command:
         case Spawn():
             return SpawnStep(command, index)
+        case Resume():
+            return ResumeStep(command, index)
         case StatusOf() | Logs() | Diff() | Send():
             return StatusStep(command.agent_id)
         case Kill():
@@ -121,8 +168,6 @@ def _step(index: int, command: Command) -> Step:
             return FreezeStep(command.id, kill if command.kill_agents else None)
         case Thaw():
             return ThawStep(command.id)
-        case _:
-            raise NotAllowed(f"this spoke does not offer {command.command}")
 
 
 def error_result(command_id: str, code: str, detail: str, *, retryable: bool) -> dict[str, Any]:
@@ -162,10 +207,12 @@ class Router:
         self,
         queue: Queue,
         answers: Answers,
+        commands: StoredCommands,
         exchange: Exchange,
         rules_of: Callable[[Peer], Rules],
         audit: Audit,
     ) -> None:
+        self._commands = commands
         self._audit = audit
         self._queue = queue
         self._answers = answers
@@ -179,7 +226,7 @@ class Router:
         self._queue.store.check_signed(envelope.claims.iat)
         rules = self._rules_of(peer)
         sender = Sender(peer.tenant, peer.instance, rules.policy)
-        planned = plan(envelope.commands, rules)
+        planned = plan(envelope.commands, rules, await self._look_up(peer, envelope.commands))
         planned = self._announce(admitted, planned)
         answers = await self._queue.accept(sender, envelope.claims.jti, envelope.raw, [each.step for each in planned])
         pieces = sum(counts_bytes(each.command) for each in planned)
@@ -188,6 +235,20 @@ class Router:
         await self._decided(admitted, results)
         _record(peer, envelope.claims.jti, planned, results, time.perf_counter() - started)
         return self._exchange.reply(peer.instance, envelope.claims.jti, fit(results))
+
+    async def _look_up(self, peer: Peer, commands: Sequence[Command]) -> Asked:
+        """Return what once asked for the agents that are to be resumed; raises `Unavailable`."""
+        ids = sorted({command.agent_id for command in commands if isinstance(command, Resume)})
+        records = await self._queue.describe([AgentRef(peer.tenant, agent_id) for agent_id in ids])
+        return {agent_id: await self._prove(record) for agent_id, record in zip(ids, records, strict=True)}
+
+    async def _prove(self, record: AgentRecord | None) -> Spawn | CommandRefused:
+        if record is None:
+            return CommandRefused("not_found", _DETAIL["not_found"])
+        try:
+            return self._commands.prove(record, await self._queue.stored_envelope(record))
+        except TamperedRecord:
+            return NotAllowed(_DETAIL["not_allowed forgotten"])
 
     def _announce(self, admitted: Admitted, planned: list[Planned]) -> list[Planned]:
         """Write down what is about to be started; where that cannot be written, nothing is (fault 29).
@@ -255,7 +316,7 @@ def _record(peer: Peer, jti: str, planned: Sequence[Planned], results: Sequence[
         outcomes[f"{each.command.command} {outcome}"] += 1
         write = (
             _log.info
-            if "error" in result or isinstance(each.command, Spawn | Kill | Send | Freeze | Thaw)
+            if "error" in result or isinstance(each.command, Spawn | Kill | Send | Resume | Freeze | Thaw)
             else _log.debug
         )
         write(

@@ -10,14 +10,15 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from common.ids import is_uuid7
 from spoke.agent_record import AgentRef, TamperedRecord
+from spoke.queue_terms import Asked
 from spoke.supervision.run_dir import LAUNCH, LOG, TAIL
 
 _TASK: Final = "task.json"
@@ -33,9 +34,10 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One attempt of one agent."""
+    """One attempt of one agent; `former_home` is that of an earlier attempt, which it goes on with."""
 
     directory: Path
+    former_home: Path | None = None
 
     @property
     def task_file(self) -> Path:
@@ -54,8 +56,8 @@ class Run:
 
     @property
     def home(self) -> Path:
-        """The agent's home directory, empty at the start."""
-        return self.directory / "home"
+        """The agent's home directory, empty at the start of one that does not go on with a former one."""
+        return self.former_home or self.directory / "home"
 
     @property
     def temporary(self) -> Path:
@@ -83,17 +85,27 @@ class Run:
                 while stat.S_ISREG(os.fstat(file.fileno()).st_mode) and (chunk := file.read(_CHUNK_BYTES)):
                     yield chunk
 
-    def keep_origin(self, fields: Mapping[str, str], raw: bytes) -> None:
-        """Write down the record and the signed envelope that the run is started from, for a store that forgets them."""
-        origin = {"fields": dict(fields), "envelope": raw.decode("ascii", "replace")}
+    def at_home_in(self, earlier: Sequence[Run]) -> Run:
+        """Return it with the home of the last of these runs that has one, in its place: programs keep paths in it."""
+        for run in earlier:
+            with suppress(FileNotFoundError):
+                # The agent could put something else in its place: nothing but a directory is anybody's home.
+                if stat.S_ISDIR(run.home.lstat().st_mode):
+                    return replace(self, former_home=run.home)
+        return self
+
+    def keep_origin(self, fields: Mapping[str, str], asked: Asked) -> None:
+        """Write down the record and the envelopes that the run is started from, for a store that forgets them."""
+        spawn, resume = (envelope.decode("ascii", "replace") for envelope in (asked.spawn, asked.resume))
+        origin = {"fields": dict(fields), "envelope": spawn, "resume": resume}
         (self.directory / _ORIGIN).write_text(json.dumps(origin))
 
-    def read_origin(self) -> tuple[dict[str, str], bytes] | None:
+    def read_origin(self) -> tuple[dict[str, str], Asked] | None:
         """Return what `keep_origin` wrote; None for anything else."""
         try:
             origin = json.loads((self.directory / _ORIGIN).read_text())
             fields = {str(name): str(value) for name, value in origin["fields"].items()}
-            return fields, origin["envelope"].encode()
+            return fields, Asked(origin["envelope"].encode(), origin.get("resume", "").encode())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -169,6 +181,11 @@ class Runs:
     def attempts(self, ref: AgentRef) -> list[Run]:
         """Return the runs of an agent that are there."""
         return [Run(path) for path in self.directory(ref).glob("*")]
+
+    def earlier(self, ref: AgentRef, attempt: int) -> list[Run]:
+        """Return the runs before an attempt that are there, the last one first."""
+        runs = (self.run(ref, number) for number in range(attempt - 1, 0, -1))
+        return [run for run in runs if run.directory.exists()]
 
     def used_ms(self, ref: AgentRef) -> int:
         """Return when anything about the agent's runs was last recorded, in milliseconds; 0 for never."""

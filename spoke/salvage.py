@@ -16,6 +16,7 @@ import structlog
 from common.errors import Unavailable
 from spoke.agent_record import AgentRecord, TamperedRecord
 from spoke.queue import Queue
+from spoke.queue_terms import Asked
 from spoke.runs import Run, Runs, Unsettled
 from spoke.stored_command import StoredCommands
 from spoke.supervision.supervisor import Supervisor
@@ -59,26 +60,27 @@ class Salvage:
     async def _salvage(self, unsettled: Unsettled) -> None:
         ref, run = unsettled.ref, unsettled.run
         try:
-            record, raw = self._origin(unsettled)
+            record, asked = self._origin(unsettled)
         except TamperedRecord as error:
             _log.error("run.unknown_ended", agent_id=ref.agent_id, tenant=ref.tenant, reason=error.message)
             await self._end(run)
             return
-        await self._queue.restore(record, raw, self._worker.former)
+        await self._queue.restore(record, asked, self._worker.former)
         _log.warning("run.restored", agent_id=ref.agent_id, tenant=ref.tenant, attempt=record.attempt)
 
-    def _origin(self, unsettled: Unsettled) -> tuple[AgentRecord, bytes]:
+    def _origin(self, unsettled: Unsettled) -> tuple[AgentRecord, Asked]:
         origin = unsettled.run.read_origin()
         if origin is None:
             raise TamperedRecord("nothing beside the run says what it was started from")
-        fields, raw = origin
+        fields, asked = origin
         record = AgentRecord(fields)
         if (fields.get("tenant"), fields.get("id")) != (unsettled.ref.tenant, unsettled.ref.agent_id):
             raise TamperedRecord("the record beside the run is another agent's")
         if record.attempt != unsettled.attempt:
             raise TamperedRecord("the record beside the run is another attempt's")
-        self._commands.prove(record, raw)
-        return record, raw
+        self._commands.prove(record, asked.spawn)
+        self._commands.prove_resume(record, asked.resume)
+        return record, asked
 
     async def _end(self, run: Run) -> None:
         await self._supervisor.kill(run.directory, 0, _CAUSE)

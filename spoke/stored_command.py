@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from common.commands import Spawn, content_hash
+from common.commands import Resume, Spawn, content_hash, resume_hash
 from common.envelope import MAX_LIFETIME_S, VerifiedEnvelope, verify
 from common.errors import EnvelopeRejected
 from common.keyring import Keyring
@@ -41,12 +41,37 @@ class StoredCommands:
             spawn = envelope.commands[int(record.fields["index"])]
         except (EnvelopeRejected, KeyError, ValueError, IndexError) as error:
             raise TamperedRecord("the stored envelope does not verify; nothing was started") from error
-        self._check_sender(record, envelope, accepted_s)
+        # What we sign names its owner: nothing of one tenant can be passed off as another's.
+        audience = self.owner(record.ref.tenant) if _signed_by_us(record) else self._instance
+        _check_claims(envelope, audience, accepted_s)
+        if not _signed_by_us(record):
+            self._check_sender(record, envelope)
         if not isinstance(spawn, Spawn) or spawn.id != record.ref.agent_id:
             raise TamperedRecord("the stored envelope asks for another agent; nothing was started")
         if content_hash(spawn) != record.fields.get("hash"):
             raise TamperedRecord("the stored envelope asks for something else; nothing was started")
         return spawn.model_copy(update={"timeout_s": self._timeout_s(record, spawn)})
+
+    def prove_resume(self, record: AgentRecord, raw: bytes) -> Resume | None:
+        """Return the last resume that the owner of this very agent signed, None for one that was never resumed.
+
+        Raises `TamperedRecord`.
+        """
+        if "resume_env" not in record.fields:
+            return None
+        try:
+            accepted_s = int(record.fields["resumed_at"]) / 1000
+            envelope = verify(raw, self._trust().keyring, accepted_s)
+            resume = envelope.commands[int(record.fields["resume_index"])]
+        except (EnvelopeRejected, KeyError, ValueError, IndexError) as error:
+            raise TamperedRecord("the envelope of its resume does not verify; nothing was started") from error
+        _check_claims(envelope, self._instance, accepted_s)
+        self._check_sender(record, envelope)
+        if not isinstance(resume, Resume) or resume.agent_id != record.ref.agent_id:
+            raise TamperedRecord("the envelope of its resume is about another agent; nothing was started")
+        if record.fields.get(f"resume:{resume.id}") != resume_hash(resume):
+            raise TamperedRecord("the envelope of its resume asks for something else; nothing was started")
+        return resume
 
     def _timeout_s(self, record: AgentRecord, spawn: Spawn) -> int:
         """Return the seconds that were granted, never more than were asked for or than the policy gives now."""
@@ -72,16 +97,16 @@ class StoredCommands:
                 return peer.instance
         raise TamperedRecord("the agent's peer is gone; nothing was started")
 
-    def _check_sender(self, record: AgentRecord, envelope: VerifiedEnvelope, accepted_s: float) -> None:
-        claims = envelope.claims
-        # What we sign names its owner: nothing of one tenant can be passed off as another's.
-        audience = self.owner(record.ref.tenant) if _signed_by_us(record) else self._instance
-        if claims.aud != audience or abs(claims.iat - accepted_s) > _CLOCK_TOLERANCE_S:
-            raise TamperedRecord("the stored envelope was not for this spoke at that time; nothing was started")
-        if not _signed_by_us(record):
-            peer = self._trust().find(claims.iss)
-            if peer is None or peer.tenant != record.ref.tenant:
-                raise TamperedRecord("the stored envelope is of another peer; nothing was started")
+    def _check_sender(self, record: AgentRecord, envelope: VerifiedEnvelope) -> None:
+        peer = self._trust().find(envelope.claims.iss)
+        if peer is None or peer.tenant != record.ref.tenant:
+            raise TamperedRecord("the stored envelope is of another peer; nothing was started")
+
+
+def _check_claims(envelope: VerifiedEnvelope, audience: str, accepted_s: float) -> None:
+    claims = envelope.claims
+    if claims.aud != audience or abs(claims.iat - accepted_s) > _CLOCK_TOLERANCE_S:
+        raise TamperedRecord("the stored envelope was not for this spoke at that time; nothing was started")
 
 
 def _signed_by_us(record: AgentRecord) -> bool:

@@ -94,8 +94,35 @@ class Workspaces:
         workspace = Workspace(peer, agent_id, repository, branch, base, path, mirror.objects)
         with translated("cannot prepare the workspace"):
             await self._delete(path)
-            await self._check_out(workspace)
+            await self._check_out(workspace, base)
             await asyncio.to_thread(_write_record, workspace)
+        return workspace
+
+    async def restore(self, peer: str, agent_id: str, repository: Repository, branch: str) -> Workspace:
+        """Make the workspace of one agent as the agent left it: its branch at its last commit, the rest uncommitted.
+
+        What git ignores is not kept, and its other branches are only in the mirror. One of which nothing is kept is
+        prepared like a new one. Raises as `prepare` does.
+        """
+        path = self.places.agent(peer, agent_id)
+        if left := self.open(peer, agent_id):
+            await self._collect(left, superseded=False)
+        mirror = self._mirror(peer, repository)
+        ends = _agent_ref(agent_id), _preserved_ref(agent_id)
+        kept = await mirror.refs(_base_ref(agent_id), *ends)
+        base = kept.pop(_base_ref(agent_id), None)
+        if base is None:
+            return await self.prepare(peer, agent_id, repository, branch)
+        head = kept.get(_agent_ref(agent_id), base)
+        workspace = Workspace(peer, agent_id, repository, branch, base, path, mirror.objects)
+        with translated("cannot restore the workspace"):
+            await mirror.change_refs({_earlier_ref(agent_id, sha): sha for sha in kept.values()})
+            await self._delete(path)
+            await self._check_out(workspace, kept.get(_preserved_ref(agent_id), head))
+            await self._run("-C", str(workspace.tree), "reset", "--quiet", "--mixed", head)
+            await asyncio.to_thread(_write_record, workspace)
+            # From now on the workspace says how far the agent is.
+            await mirror.change_refs(dict.fromkeys(ends))
         return workspace
 
     def open(self, peer: str, agent_id: str) -> Workspace | None:
@@ -145,14 +172,12 @@ class Workspaces:
     async def remove(self, workspace: Workspace) -> None:
         """Delete the workspace, whether gone already or not; collects first unless that was done last.
 
-        Raises `WorkspaceFailed`, and then the work is still there.
+        Where it began stays known in the mirror, for `restore`. Raises `WorkspaceFailed`; the work is still there then.
         """
         if (workspace.path / RECORD).exists() and not (workspace.path / _COLLECTED).exists():
             await self.collect(workspace)
-        mirror = self._mirror_of(workspace)
         with translated("cannot remove the workspace"):
             await self._delete(workspace.path)
-            await mirror.delete_ref(_base_ref(workspace.agent_id))
 
     async def discard(self, peer: str, agent_id: str) -> None:
         """Delete what lies in the place of a workspace, whole or half-made, without keeping anything of it.
@@ -167,12 +192,12 @@ class Workspaces:
         found = self.places.mirrors()
         return [(path.parent.name, StoredMirror(path, git=self._git, timeout_s=self._timeout_s)) for path in found]
 
-    async def _check_out(self, workspace: Workspace) -> None:
+    async def _check_out(self, workspace: Workspace, commit: str) -> None:
         workspace.path.mkdir(parents=True, mode=0o700)
         repo = str(workspace.repo)
         await self._run("init", "--quiet", "--bare", "--template=", f"--initial-branch={workspace.branch}", repo)
         (workspace.repo / "objects" / "info" / "alternates").write_text(f"{workspace.objects}\n")
-        add = ("worktree", "add", "--quiet", "-b", workspace.branch, str(workspace.tree), workspace.base)
+        add = ("worktree", "add", "--quiet", "-b", workspace.branch, str(workspace.tree), commit)
         await self._run("--git-dir", repo, *add)
 
     async def _collect(self, workspace: Workspace, *, superseded: bool) -> Changes:
@@ -202,7 +227,7 @@ class Workspaces:
                 await asyncio.to_thread(scratch.keep, kept)
                 # Everything that comes in is hashed anew: the agent's object files are only claims.
                 await self._mirror_of(workspace).fetch_local(scratch.path, "+refs/hubspoke/*:refs/hubspoke/*")
-        preserved = None if final == head or superseded else _preserved_ref(workspace)
+        preserved = None if final == head or superseded else _preserved_ref(workspace.agent_id)
         return await self._changes(workspace, head, final, preserved, problem or snapshot.problem)
 
     async def _changes(
@@ -246,16 +271,24 @@ def _kept_refs(workspace: Workspace, refs: AgentRefs, head: str, final: str, *, 
     tips = list(refs.branches.values())[:_MAX_BRANCHES]
     kept = {f"refs/hubspoke/heads/{agent_id}/{tip}": tip for tip in tips if tip != head}
     if superseded:
-        kept[f"refs/hubspoke/earlier/{agent_id}/{final}"] = final
+        kept[_earlier_ref(agent_id, final)] = final
     else:
-        kept[f"refs/hubspoke/agents/{agent_id}"] = head
+        kept[_agent_ref(agent_id)] = head
     if final != head and not superseded:
-        kept[_preserved_ref(workspace)] = final
+        kept[_preserved_ref(agent_id)] = final
     return {ref: sha for ref, sha in kept.items() if sha != workspace.base}
 
 
-def _preserved_ref(workspace: Workspace) -> str:
-    return f"refs/hubspoke/preserved/{workspace.agent_id}"
+def _agent_ref(agent_id: str) -> str:
+    return f"refs/hubspoke/agents/{agent_id}"
+
+
+def _preserved_ref(agent_id: str) -> str:
+    return f"refs/hubspoke/preserved/{agent_id}"
+
+
+def _earlier_ref(agent_id: str, sha: str) -> str:
+    return f"refs/hubspoke/earlier/{agent_id}/{sha}"
 
 
 def _base_ref(agent_id: str) -> str:

@@ -1,4 +1,4 @@
-"""`/api/v1/agents`: spawn, list, look, kill, read logs and patches, send messages."""
+"""`/api/v1/agents`: spawn, list, look, kill, read logs and patches, send messages, resume."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from hub.api.models import (
     KillView,
     LogQuery,
     LogView,
+    ResumedView,
+    ResumeRequest,
     SendRequest,
     SentView,
     SpawnedView,
@@ -124,6 +126,15 @@ class AgentsApi:
                 response=SentView,
                 scope="operate",
             ),
+            Route(
+                "POST",
+                f"{one}/resume",
+                self.resume,
+                "Have an agent that has ended go on; with a `commandId` of yours it may be asked again",
+                request=ResumeRequest,
+                response=ResumedView,
+                scope="operate",
+            ),
         ]
 
     async def spawn(self, request: web.Request) -> web.Response:
@@ -217,14 +228,35 @@ class AgentsApi:
         """Give a running agent a message; where no answer comes nobody knows, and the same may be sent again."""
         agent_id = agent_id_of(request)
         wanted = await read_json(request, SendRequest)
-        record = await self._agents.find(agent_id)
-        if record.delivery["state"] != "delivered":
-            raise NotTaken("no spoke has taken this agent yet, or none will; it cannot be told anything")
-        peer = spoke_of_tenant(self._trust, record.spoke, record.tenant)
+        peer = await self._holder(agent_id)
         command_id = wanted.command_id or self._queries.new_id()
         await self._audit.note("send.asked", agents=[agent_id], command=command_id)
         await self._queries.tell(peer, agent_id, wanted.text, command_id)
         return json_response({"agentId": agent_id, "commandId": command_id})
+
+    async def resume(self, request: web.Request) -> web.Response:
+        """Have an agent go on; where no answer comes nobody knows, and the same may be asked again."""
+        agent_id = agent_id_of(request)
+        wanted = await read_json(request, ResumeRequest) if request.can_read_body else ResumeRequest()
+        command_id = wanted.command_id or self._queries.new_id()
+        record = await self.go_on(agent_id, wanted.text, command_id)
+        view = record.to_view()
+        answer = {"agentId": agent_id, "commandId": command_id, "status": view["status"], "attempt": view["attempt"]}
+        return json_response(answer)
+
+    async def go_on(self, agent_id: str, text: str | None, command_id: str) -> AgentRecord:
+        """Resume an agent, with a line in the audit; raises what `Queries.resume` does, `NoSuchAgent`, `NotTaken`."""
+        peer = await self._holder(agent_id)
+        await self._audit.record("resume.asked", agents=[agent_id], command=command_id)
+        await self._queries.resume(peer, agent_id, text, command_id)
+        return await self._agents.find(agent_id)
+
+    async def _holder(self, agent_id: str) -> Peer:
+        """Return the spoke that has an agent; raises `NoSuchAgent`, `NotTaken`, `ConnectionInactive`."""
+        record = await self._agents.find(agent_id)
+        if record.delivery["state"] != "delivered":
+            raise NotTaken("no spoke has taken this agent yet, or none will; it cannot be told anything")
+        return spoke_of_tenant(self._trust, record.spoke, record.tenant)
 
 
 def agent_id_of(request: web.Request) -> str:

@@ -139,6 +139,22 @@ class SentView(TolerantModel):
     command_id: Uuid7
 
 
+class ResumeRequest(StrictModel):
+    """Have an agent that has ended go on; with a `commandId` of the caller's the same request may be made again."""
+
+    text: Text | None = None
+    command_id: Uuid7 | None = None
+
+
+class ResumedView(TolerantModel):
+    """The agent goes on, or has gone on since."""
+
+    agent_id: Uuid7
+    command_id: Uuid7
+    status: str
+    attempt: int
+
+
 class LogView(Slice):
     """A piece of a log."""
 

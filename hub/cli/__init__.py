@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "logs": ("hub.cli.agents:logs", "Print an agent's log."),
     "diff": ("hub.cli.work:diff", "Print what an agent changed, as a git patch."),
     "send": ("hub.cli.work:send", "Give a running agent a message."),
+    "resume": ("hub.cli.work:resume", "Have an agent that has ended go on in its workspace."),
     "wait": ("hub.cli.agents:wait", "Wait until an agent has ended; exit by the outcome."),
     "freeze": ("hub.cli.freezing:freeze", "Have a spoke refuse this hub's spawns, and end its agents if asked."),
     "thaw": ("hub.cli.freezing:thaw", "Have a spoke take this hub's spawns again."),

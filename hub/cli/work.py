@@ -1,4 +1,4 @@
-"""`hub diff` and `hub send`: what an agent made, and telling it more."""
+"""`hub diff`, `hub send` and `hub resume`: what an agent made, telling it more, and having it go on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hub.cli.frame import node_options
 from hub.cli.output import invocation
 
 if TYPE_CHECKING:
-    from hub.answers import Sent
+    from hub.answers import Resumed, Sent
 
 _agent_argument = click.argument("agent_id", metavar="AGENT", callback=check_agent_id)
 
@@ -55,3 +55,23 @@ def send(agent_id: str, text: str, command_id: str | None) -> None:
         print_json(sent)
     else:
         print_facts({"agent": sent["agentId"], "message": sent["commandId"]})
+
+
+@click.command()
+@_agent_argument
+@click.argument("text", metavar="[TEXT]", required=False)
+@click.option("--id", "command_id", metavar="UUID", help="Of your own, so that it may be asked again (a UUIDv7).")
+@node_options
+def resume(agent_id: str, text: str | None, command_id: str | None) -> None:
+    """Have an agent that has ended go on: in the same workspace and, where its program has one, session."""
+    from hub.cli.local import ask, client
+
+    async def go_on() -> Resumed:
+        async with client() as hub:
+            return await hub.resume(agent_id, text, command_id=command_id)
+
+    resumed = ask(go_on())
+    if invocation().as_json:
+        print_json(resumed)
+    else:
+        print_facts({"agent": resumed["agentId"], "status": resumed["status"], "resume": resumed["commandId"]})

@@ -9,7 +9,8 @@
 -- p deadlines                sorted set: command id by the time (ms) after which it is not sent any more
 -- p cmd:<command id>         hash: kind (spawn, kill, freeze or thaw), agent ('' for the last two), tenant, json, sequence, attempts
 -- p agent:<agent id>         hash: spoke tenant task type hash command created; status shown seq agent has_result reason;
---                            delivery attempts error; kill_id kill_state kill_error
+--                            delivery attempts error; kill_id kill_state kill_error; resume_id: the resume that was
+--                            asked for and has not been seen to take effect
 --                            `shown` is the status, or refused or expired where no spoke will ever say one
 -- p agents, p spoke:<spoke>, p shown:<what is shown>, p task:<task id>,
 -- p reason:<why it ended>

@@ -8,8 +8,8 @@
 --          whether it has a result (1 or 0), reason. The answer to a freeze or thaw has no agent id; what is so now
 --          (frozen or thawed) is its status, how many agents it killed its task id
 --
--- Rules: a higher seq wins; at an equal seq a result is never replaced by none; a terminal state is final; an agent of
--- another tenant is not touched (attack rows 33, 38); an unknown one is taken in (fault 31), so many of a spoke: it must
+-- Rules: a higher seq wins; at an equal seq a result is never replaced by none; a terminal state is final unless this hub
+-- asked for a resume; an agent of another tenant is not touched (attack rows 33, 38); an unknown one is taken in (fault 31), so many of a spoke: it must
 -- not be able to fill this store, nor to push out what is kept of other spokes' agents.
 -- Returns what `accept` does when the envelope is not taken, else its number (0 without mark), and for each item: ok,
 -- foreign or surplus.
@@ -23,7 +23,8 @@ if type(accepted) ~= 'number' then
   return accepted
 end
 
-local FIELDS = {'tenant', 'spoke', 'task', 'shown', 'seq', 'status', 'has_result', 'delivery', 'attempts', 'reason'}
+local FIELDS = {'tenant', 'spoke', 'task', 'shown', 'seq', 'status', 'has_result', 'delivery', 'attempts', 'reason',
+                'resume_id', 'kill_state'}
 
 -- An agent as it is before this item: its fields by name, and `changes` that are written in one go.
 local function read(id)
@@ -85,14 +86,26 @@ local function give_reason(agent, reason)
   set(agent, 'reason', reason)
 end
 
+-- The agent that this hub resumed is on its way again; what was asked of its former end is over.
+local function come_back(agent)
+  set(agent, 'resume_id', '')
+  if agent.kill_state ~= 'pending' then
+    set(agent, 'kill_id', '', 'kill_state', '', 'kill_error', '')
+  end
+end
+
 local function learn(agent, outcome, seq, status, json, has_result, reason)
   local before = tonumber(agent.seq)
-  local newer = seq > before and not TERMINAL[agent.status]
+  local comes_back = TERMINAL[agent.status] and seq > before and (agent.resume_id or '') ~= ''
+  local newer = seq > before and not TERMINAL[agent.status] or comes_back
   local loses = agent.has_result == '1' and has_result ~= '1'
   -- What is known already is not written again: most events repeat what the reply said. The answer to a question is,
   -- for a queued agent's place changes without a transition.
   local same = seq == before and status == agent.status and not loses
     and (outcome == 'answer' or has_result ~= agent.has_result)
+  if comes_back then
+    come_back(agent)
+  end
   if newer or same then
     set(agent, 'seq', seq, 'status', status, 'agent', json, 'has_result', has_result)
     show_as(agent, status)

@@ -234,7 +234,8 @@ def _items(first: str, task: dict[str, Any], session: Path) -> list[str]:
     if runs == 0:
         items: list[str] = task["context"]["workItems"]
         return items
-    return [f"say resumed after {runs}", *first.splitlines()]
+    message = first.partition("<message>\n")[2].partition("\n</message>")[0]
+    return [f"say resumed after {runs}", *(message or first).splitlines()]
 
 
 def main(arguments: list[str]) -> int:

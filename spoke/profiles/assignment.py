@@ -21,7 +21,8 @@ _DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 class Assignment:
     """One attempt of one agent: what it is to do and where its things lie.
 
-    `branch` is the branch checked out for it at commit `base`; the branch that was asked for is in `context`.
+    `branch` is the branch checked out for it, begun at commit `base`; the branch that was asked for is in `context`.
+    `message` is what it was resumed with, if anything.
     """
 
     agent_id: str
@@ -36,6 +37,8 @@ class Assignment:
     temporary: Path
     task_file: Path
     result_file: Path
+    is_resumed: bool = False
+    message: str | None = None
 
 
 def agent_environment(profile: Profile, spoke_environment: Mapping[str, str], assignment: Assignment) -> dict[str, str]:
@@ -78,4 +81,6 @@ def task_document(assignment: Assignment) -> bytes:
         "workspace": {"branch": assignment.branch, "base": assignment.base},
         "resultFile": str(assignment.result_file),
     }
+    if assignment.is_resumed:
+        document["resume"] = {"text": assignment.message}
     return json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8") + b"\n"

@@ -1,6 +1,7 @@
 """The prompt of an agent: a template per agent type, filled with its task in one pass.
 
-Templates are Markdown with `$name`; the operator's in `DIR/prompts/TYPE.md` beat the shipped ones. What a hub sends is
+Templates are Markdown with `$name`; the operator's in `DIR/prompts/TYPE.md` beat the shipped ones. An agent that was
+resumed gets `resume.md`, behind its task where it has no session to go on with. What a hub sends is
 put in as data and never read as a template, and no work item can end the place that it stands in. Refuses a template
 with an unknown name: LocalError `config`.
 """
@@ -30,7 +31,9 @@ NAMES: Final = (
     "taskId",
     "workItems",
 )
-_END: Final = re.compile(r"</(?=work-item)", re.IGNORECASE)
+_RESUME: Final = "resume"
+_GO_ON: Final = "Go on where you left off, and finish the task."
+_END: Final = re.compile(r"</(?=work-item|message)", re.IGNORECASE)
 
 
 class Prompts:
@@ -39,30 +42,42 @@ class Prompts:
     def __init__(self, directory: Path | None = None) -> None:
         self._own = None if directory is None else directory / "prompts"
 
-    def template(self, agent_type: AgentType) -> Template:
-        """Return the template of an agent type; raises LocalError `config`."""
-        own = None if self._own is None else self._own / f"{agent_type}.md"
+    def check(self, agent_type: AgentType) -> None:
+        """Raise LocalError `config` for templates that cannot be used."""
+        self.template(agent_type)
+        self.template(_RESUME)
+
+    def template(self, name: str) -> Template:
+        """Return the template of an agent type, or `resume`; raises LocalError `config`."""
+        own = None if self._own is None else self._own / f"{name}.md"
         if own is None or not own.exists():
-            return Template((resources.files("spoke.prompts") / f"{agent_type}.md").read_text("utf-8"))
+            return Template((resources.files("spoke.prompts") / f"{name}.md").read_text("utf-8"))
         try:
             template = Template(own.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise LocalError(f"{own} cannot be read: {error}", code="config") from error
-        unknown = set(template.get_identifiers()) - set(NAMES)
+        names = (*NAMES, "message") if name == _RESUME else NAMES
+        unknown = set(template.get_identifiers()) - set(names)
         if unknown or not template.is_valid():
             what = f"${min(unknown)} is no name of ours" if unknown else "a $ stands alone; write $$"
-            raise LocalError(f"{own}: {what}; known are {', '.join(f'${name}' for name in NAMES)}", code="config")
+            raise LocalError(f"{own}: {what}; known are {', '.join(f'${name}' for name in names)}", code="config")
         return template
 
-    def render(self, agent_type: AgentType, assignment: Assignment) -> str:
-        """Return the prompt of one attempt; raises LocalError `config`."""
+    def render(self, agent_type: AgentType, assignment: Assignment, *, goes_on: bool = False) -> str:
+        """Return the prompt of one attempt; one that `goes_on` knows its task. Raises LocalError `config`."""
+        names = [*([] if goes_on else [agent_type]), *([_RESUME] if assignment.is_resumed else [])]
+        return "\n".join(self._fill(self.template(name), assignment) for name in names)
+
+    @staticmethod
+    def _fill(template: Template, assignment: Assignment) -> str:
         context = assignment.context
-        return self.template(agent_type).substitute(
+        return template.substitute(
             agentId=assignment.agent_id,
             agentType=assignment.agent_type,
             askedBranch=context.branch,
             base=assignment.base,
             branch=assignment.branch,
+            message=_END.sub("<|", assignment.message or _GO_ON),
             repository=context.repository,
             resultFile=str(assignment.result_file),
             skills=", ".join(context.skills) or "none",

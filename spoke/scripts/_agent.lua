@@ -26,9 +26,12 @@
 --
 -- Record: id tenant peer task type status seq attempt priority timeout max_attempts hash env index queued_at
 --   started_at finished_at reason exit_code signal result receipt detail ended_by origin (the agent whose work it does
---   again) requeued_as (the agent that does its work again), and while leased: worker token kill launched
+--   again) requeued_as (the agent that does its work again); of one that was resumed: resume:ID (hash of what each resume
+--   asked for), and of the last one resume_env resume_index (where it lies), resumed_at, resumed_from (the attempt then);
+--   and while leased: worker token kill launched
 --
--- Every change of state goes through `transition`: state, seq and event in one step (table: common/agent_state.py).
+-- Every change of state goes through `transition` or `reopen`: state, seq and event in one step (table:
+-- common/agent_state.py).
 
 local P = ARGV[1]
 
@@ -118,10 +121,19 @@ local function release(tenant, id)
   redis.call('HDEL', agent_key(tenant, id), 'worker', 'token', 'kill', 'launched')
 end
 
--- The signed envelope that asked for the agent, '' when it is gone: then nothing can be started.
-local function stored_envelope(tenant, id)
-  local jti = redis.call('HGET', agent_key(tenant, id), 'env') or ''
-  return redis.call('HGET', P .. 'env:' .. tenant .. ':' .. jti, 'raw') or ''
+local function envelope_key(tenant, jti) return P .. 'env:' .. tenant .. ':' .. jti end
+
+-- The signed envelope that asked for the agent, '' when it is gone: then nothing can be started. With 'resume_env' that
+-- of the last resume, '' when there was none.
+local function stored_envelope(tenant, id, field)
+  local jti = redis.call('HGET', agent_key(tenant, id), field or 'env') or ''
+  return redis.call('HGET', envelope_key(tenant, jti), 'raw') or ''
+end
+
+-- What a worker gets with a lease.
+local function claimed(tenant, id, token)
+  local asked, resumed = stored_envelope(tenant, id), stored_envelope(tenant, id, 'resume_env')
+  return { token, asked, redis.call('HGETALL', agent_key(tenant, id)), tenant, id, resumed }
 end
 
 -- The state into which the holder of `token` took the agent: for a call that is repeated after a lost answer.
@@ -132,7 +144,7 @@ end
 
 -- Let an envelope of which no agent lives expire; one that is not stored yet is let expire by whoever stores it.
 local function retire_envelope(tenant, jti, retention_ms)
-  local key = P .. 'env:' .. tenant .. ':' .. jti
+  local key = envelope_key(tenant, jti)
   redis.call('PEXPIRE', key, retention_ms)
   local bytes = redis.call('HSTRLEN', key, 'raw')
   if bytes > 0 then
@@ -140,23 +152,49 @@ local function retire_envelope(tenant, jti, retention_ms)
   end
 end
 
+local function ended_entry(id, bytes) return 'a ' .. id .. ' ' .. SIZE.agent + bytes end
+
 -- Enter a terminal state and leave nothing that waits for the agent; the records go after `retention_ms`.
 local function conclude(tenant, id, status, retention_ms, fields)
   if not transition(tenant, id, status, fields) then return false end
   local key = agent_key(tenant, id)
   dequeue(tenant, id)
   release(tenant, id)
-  local jti = redis.call('HGET', key, 'env')
   redis.call('PEXPIRE', key, retention_ms)
   local bytes = weigh(redis.call('HGETALL', key))
   charge(tenant, bytes)
-  local entry = 'a ' .. id .. ' ' .. SIZE.agent + bytes
-  redis.call('ZADD', P .. 'ended:' .. tenant, int(now_ms() + retention_ms), entry)
-  if redis.call('HINCRBY', P .. 'env:' .. tenant .. ':' .. jti, 'live', -1) <= 0 then
-    retire_envelope(tenant, jti, retention_ms)
+  redis.call('ZADD', P .. 'ended:' .. tenant, int(now_ms() + retention_ms), ended_entry(id, bytes))
+  for _, jti in ipairs(redis.call('HMGET', key, 'env', 'resume_env')) do
+    if jti and redis.call('HINCRBY', envelope_key(tenant, jti), 'live', -1) <= 0 then
+      retire_envelope(tenant, jti, retention_ms)
+    end
   end
   redis.call('PUBLISH', P .. 'wake', '')
   return true
+end
+
+-- Keep an envelope that was stored before: an agent that it asked for lives again.
+local function revive_envelope(tenant, jti)
+  local key = envelope_key(tenant, jti)
+  redis.call('ZREM', P .. 'ended:' .. tenant, 'e ' .. jti .. ' ' .. redis.call('HSTRLEN', key, 'raw'))
+  redis.call('PERSIST', key)
+  redis.call('HINCRBY', key, 'live', 1)
+end
+
+-- Take an agent that has ended back into its queue, with fields set: the one way out of a terminal state, open to the
+-- peer that owns it (docs/adr/0010-resume.md).
+local function reopen(tenant, id, fields)
+  local key = agent_key(tenant, id)
+  local bytes = weigh(redis.call('HGETALL', key))
+  if redis.call('ZREM', P .. 'ended:' .. tenant, ended_entry(id, bytes)) == 1 then charge(tenant, -bytes) end
+  redis.call('PERSIST', key)
+  revive_envelope(tenant, redis.call('HGET', key, 'env'))
+  redis.call('HDEL', key, 'started_at', 'finished_at', 'reason', 'exit_code', 'signal', 'result', 'receipt', 'detail',
+    'ended_by')
+  redis.call('HSET', key, 'status', 'queued', 'resumed_from', redis.call('HGET', key, 'attempt'), unpack(fields))
+  redis.call('HINCRBY', key, 'seq', 1)
+  note_event(tenant, redis.call('HGETALL', key))
+  enqueue(tenant, { { id, tonumber(redis.call('HGET', key, 'priority')) } })
 end
 
 -- Drop an entry of `ended:T` with what it stands for. Returns the bytes that are free then, and the id of an agent.
@@ -165,7 +203,7 @@ local function forget(tenant, entry)
   redis.call('ZREM', P .. 'ended:' .. tenant, entry)
   charge(tenant, -bytes)
   if kind == 'e' then
-    redis.call('DEL', P .. 'env:' .. tenant .. ':' .. id)
+    redis.call('DEL', envelope_key(tenant, id))
     return tonumber(bytes)
   end
   redis.call('DEL', agent_key(tenant, id))

@@ -8,6 +8,8 @@
 --   'kill'   agent kill-JSON cause, -, ...
 --   'freeze' id kill-JSON ('' to kill none) cause how many waiting agents at most, -, ...
 --   'thaw'   id, -, ...
+--   'resume' id hash index agent, -, ...
+--   'resumed' id hash - agent: a resume that was refused before, unless it was accepted once
 --   'known'  id hash: a spawn that was refused before, unless it was accepted once
 --   'none'   a command that was refused before, or answered without the queue
 -- Returns {'lost'} (not the store that the node knows), {'replayed'}, {'rate_limited', rule}, {'accepted', counter, answer...}:
@@ -51,6 +53,8 @@ local draining = redis.call('EXISTS', P .. 'draining') == 1
 local frozen = redis.call('EXISTS', P .. 'frozen:' .. tenant) == 1
 local PRUNED_AT_ONCE, FORGOTTEN_AT_ONCE = 16, 2500
 local created = {}     -- {id, priority, answer} of all spawns that were accepted
+local reopened = 0     -- how many agents were resumed
+local unstored = #raw  -- the bytes of the envelope, until an agent is charged with them
 local unqueued = {}    -- those of them that are not in the queue yet: all at once costs far less than one by one
 local queued_here, queued_all, size
 local horizon = redis.call('GET', P .. 'horizon:' .. tenant) or ''
@@ -76,15 +80,24 @@ local function flush()
   unqueued = {}
 end
 
-local function spawned()
-  local ids = {}
+local spawns = {}    -- the ids of agents that are asked for
+local needed = {}    -- what of that which ended is to be resumed, by the beginning of its entry in `ended:T`
+local wanted = 0     -- the bytes that what is asked for takes at least
+
+local function survey()
   for number = 1, commands do
     local at = FIRST + (number - 1) * STRIDE
-    if ARGV[at] == 'spawn' then ids[#ids + 1] = ARGV[at + 1] end
+    if ARGV[at] == 'spawn' then
+      spawns[#spawns + 1] = ARGV[at + 1]
+      wanted = wanted + SIZE.agent + SIZE.event
+    elseif ARGV[at] == 'resume' then
+      needed['a ' .. ARGV[at + 4]] = true
+      needed['e ' .. (redis.call('HGET', agent_key(tenant, ARGV[at + 4]), 'env') or '')] = true
+      wanted = wanted + SIZE.event
+    end
   end
-  return ids
 end
-local spawns = spawned()
+survey()
 
 local function tombstones()
   local tombs, found = P .. 'tombs:' .. tenant, {}
@@ -105,26 +118,31 @@ local function fits(bytes) return size_limit == 0 or size + bytes <= size_limit 
 
 -- Make room for what is asked for: of what is kept of ended agents, those that ended first are forgotten first.
 local function make_room()
-  local wanted = #raw + #spawns * (SIZE.agent + SIZE.event)
-  if #spawns == 0 or fits(wanted) then return end
+  if wanted == 0 or fits(#raw + wanted) then return end
   for _, entry in ipairs(redis.call('ZRANGE', P .. 'ended:' .. tenant, 0, FORGOTTEN_AT_ONCE - 1)) do
-    if fits(wanted) then break end
-    local bytes, id = forget(tenant, entry)
-    size = size - bytes
-    if id and id > horizon then horizon = id end
+    if fits(#raw + wanted) then break end
+    if not needed[entry:match('^%S %S+')] then
+      local bytes, id = forget(tenant, entry)
+      size = size - bytes
+      if id and id > horizon then horizon = id end
+    end
   end
   if horizon ~= '' then redis.call('SET', P .. 'horizon:' .. tenant, horizon, 'PX', retention_ms) end
+end
+
+local function overload(bytes)
+  if frozen then return 'frozen' end
+  if draining then return 'draining' end
+  if queued_here >= queued_limit then return 'quota_exceeded', 'queued' end
+  if not fits(bytes) then return 'quota_exceeded', 'store_mib' end
+  if queued_all >= queue_limit then return 'queue_full' end
 end
 
 local function refusal(id, bytes)
   if dead[id] then return 'killed' end
   -- It may be one that ran and was forgotten: it must not run again.
   if id <= horizon then return 'stale' end
-  if frozen then return 'frozen' end
-  if draining then return 'draining' end
-  if queued_here >= queued_limit then return 'quota_exceeded', 'queued' end
-  if not fits(bytes) then return 'quota_exceeded', 'store_mib' end
-  if queued_all >= queue_limit then return 'queue_full' end
+  return overload(bytes)
 end
 
 -- The index must not outlive the records: new agents remove some of the oldest names that have none.
@@ -143,7 +161,8 @@ end
 
 local function create(id, fields, at)
   redis.call('HSET', agent_key(tenant, id), unpack(fields))
-  charge(tenant, SIZE.agent + (#created == 0 and #raw or 0))
+  charge(tenant, SIZE.agent + unstored)
+  unstored = 0
   note_event(tenant, fields)
   local answer = { 'new', now, {} }
   local agent = { id, tonumber(ARGV[at + 6]), answer }
@@ -161,7 +180,7 @@ local function spawn(at)
   end
   if known then return { 'error', 'conflict' } end
   local fields = fields_of(id, hash, at)
-  local bytes = SIZE.agent + SIZE.event + weigh(fields) + (#created == 0 and #raw or 0)
+  local bytes = SIZE.agent + SIZE.event + weigh(fields) + unstored
   local refused, rule = refusal(id, bytes)
   if refused then return { 'error', refused, rule } end
   size = size + bytes
@@ -173,6 +192,49 @@ local function known(at)
   if redis.call('HGET', agent_key(tenant, ARGV[at + 1]), 'hash') ~= ARGV[at + 2] then return { 'none' } end
   flush()
   return describe(tenant, ARGV[at + 1], agents_limit)
+end
+
+local MOST_RESUMES = 50
+
+-- Why an agent cannot be resumed, whoever asks and whatever else is here; nil when it can.
+local function unfit(key, id)
+  if next(FOLLOWS[redis.call('HGET', key, 'status')]) then return 'running' end
+  if redis.call('HEXISTS', key, 'requeued_as') == 1 then return 'requeued' end
+  if stored_envelope(tenant, id) == '' then return 'forgotten' end
+  local resumed = 0
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    if field:sub(1, 7) == 'resume:' then resumed = resumed + 1 end
+  end
+  if resumed >= MOST_RESUMES then return 'often' end
+end
+
+local function resumed(at)
+  local hash = redis.call('HGET', agent_key(tenant, ARGV[at + 4]), 'resume:' .. ARGV[at + 1])
+  if hash ~= ARGV[at + 2] then return { 'none' } end
+  flush()
+  return describe(tenant, ARGV[at + 4], agents_limit)
+end
+
+local function resume(at)
+  local command, hash, id = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
+  local key = agent_key(tenant, id)
+  flush()
+  if redis.call('EXISTS', key) == 0 then return { 'error', 'not_found' } end
+  local known = redis.call('HGET', key, 'resume:' .. command)
+  if known == hash then return describe(tenant, id, agents_limit) end
+  if known then return { 'error', 'conflict', 'resume' } end
+  local why = unfit(key, id)
+  if why then return { 'error', 'not_allowed', why } end
+  -- What its record was charged with in the end pays for its fields in the event.
+  local refused, rule = overload(SIZE.event + unstored)
+  if refused then return { 'error', refused, rule } end
+  reopen(tenant, id, {
+    'resume:' .. command, hash, 'resume_env', jti, 'resume_index', ARGV[at + 3], 'resumed_at', now,
+  })
+  charge(tenant, unstored)
+  unstored, reopened = 0, reopened + 1
+  read_load()
+  return describe(tenant, id, agents_limit)
 end
 
 local function status(at)
@@ -229,16 +291,16 @@ local function none() return { 'none' } end
 
 -- The envelope and the index once for all that were accepted.
 local function keep()
-  local envelope, names = P .. 'env:' .. tenant .. ':' .. jti, {}
+  local envelope, names = envelope_key(tenant, jti), {}
   for _, agent in ipairs(created) do
     names[#names + 1] = 0
     names[#names + 1] = agent[1] .. ' ' .. tenant
   end
   prune()
-  redis.call('ZADD', P .. 'agents', unpack(names))
+  if #names > 0 then redis.call('ZADD', P .. 'agents', unpack(names)) end
   redis.call('HSET', envelope, 'raw', raw)
   -- A kill further on in the same envelope may have set it to expire already.
-  if redis.call('HINCRBY', envelope, 'live', #created) > 0 then
+  if redis.call('HINCRBY', envelope, 'live', #created + reopened) > 0 then
     redis.call('PERSIST', envelope)
   else
     retire_envelope(tenant, jti, retention_ms)
@@ -247,7 +309,10 @@ local function keep()
   redis.call('PUBLISH', P .. 'changes', tenant)
 end
 
-local STEPS = { spawn = spawn, known = known, status = status, kill = kill, freeze = freeze, thaw = thaw, none = none }
+local STEPS = {
+  spawn = spawn, known = known, resume = resume, resumed = resumed, status = status, kill = kill, freeze = freeze,
+  thaw = thaw, none = none,
+}
 local answers = { 'accepted', redis.call('INCR', P .. 'accepted') }
 read_load()
 make_room()
@@ -256,5 +321,5 @@ for number = 1, commands do
   answers[number + 2] = STEPS[ARGV[at]](at)
 end
 flush()
-if #created > 0 then keep() end
+if #created + reopened > 0 then keep() end
 return answers

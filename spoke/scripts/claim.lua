@@ -2,7 +2,7 @@
 --
 -- ARGV: prefix, worker, lease ms, spoke's agents limit, number of tenants, then tenant, its agents limit for each that may
 --   start agents now; the others' wait.
--- Returns {token, raw envelope, fields, tenant, id}, or {} when there is nothing to start now.
+-- Returns {token, raw envelope, fields, tenant, id, raw envelope of the last resume or ''}, or {} when there is nothing to start now.
 -- Run twice it claims two; a claim whose answer was lost comes back when its lease ends, its attempt counted.
 
 local worker, lease_ms, agents_limit, tenants = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -57,4 +57,4 @@ redis.call('ZADD', P .. 'leases', int(now + lease_ms), chosen .. ' ' .. chosen_i
 count(chosen, 'active', 1)
 redis.call('HINCRBY', key, 'attempt', 1)
 transition(chosen, chosen_id, 'spawning', { 'worker', worker, 'token', token })
-return { token, stored_envelope(chosen, chosen_id), redis.call('HGETALL', key), chosen, chosen_id }
+return claimed(chosen, chosen_id, token)

@@ -3,8 +3,7 @@
 -- ARGV: prefix, worker, lease ms, former: leases of workers whose name begins so are taken at once ('' for none), then
 --   "T A", deadline for each lease that stood still for as long as a lease lasts (spoke/lease_watch.py); it is taken if it
 --   still stands there. The clock of this server does not count: it may have been set.
--- Returns {token, raw envelope, fields, tenant, id} under a new token, so that the former holder's late writes are refused;
---   or {}.
+-- Returns what `claim` does, under a new token, so that the former holder's late writes are refused; or {}.
 
 local worker, lease_ms, former = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local now = now_ms()
@@ -35,4 +34,4 @@ local key = agent_key(tenant, id)
 local token = int(redis.call('INCR', P .. 'fence'))
 redis.call('HSET', key, 'worker', worker, 'token', token)
 redis.call('ZADD', P .. 'leases', int(now + lease_ms), member)
-return { token, stored_envelope(tenant, id), redis.call('HGETALL', key), tenant, id }
+return claimed(tenant, id, token)

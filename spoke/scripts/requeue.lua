@@ -29,7 +29,7 @@ if redis.call('HGET', new_key, 'origin') ~= id then
   redis.call('HSET', new_key, unpack(fields))
   redis.call('HSET', key, 'requeued_as', new_id)
   redis.call('ZADD', P .. 'agents', 0, new_id .. ' ' .. tenant)
-  redis.call('HSET', P .. 'env:' .. tenant .. ':' .. jti, 'raw', raw, 'live', 1)
+  redis.call('HSET', envelope_key(tenant, jti), 'raw', raw, 'live', 1)
   charge(tenant, SIZE.agent + #raw)
   enqueue(tenant, { { new_id, tonumber(ARGV[11]) } })
   note_event(tenant, fields)

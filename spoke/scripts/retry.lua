@@ -17,7 +17,8 @@ if kill then
   conclude(tenant, id, 'killed', retention_ms, ended)
   return 'killed'
 end
-local attempts = tonumber(redis.call('HGET', key, 'attempt'))
+-- A resume gives as many attempts anew.
+local attempts = redis.call('HGET', key, 'attempt') - (redis.call('HGET', key, 'resumed_from') or 0)
 local max_attempts = tonumber(redis.call('HGET', key, 'max_attempts'))
 if not may_help or attempts >= max_attempts then
   ended[#ended + 1] = (may_help and max_attempts > 1) and 'attempts_exhausted' or reason

@@ -40,9 +40,11 @@ class AgentRig:
         agent_id: str = spawn["id"]
         return agent_id
 
-    async def ended(self, agent_id: str) -> dict[str, Any]:
-        """Wait for its end and return its status."""
-        return await self.node.until_ended(agent_id)
+    async def ended(self, agent_id: str, *, attempt: int = 1) -> dict[str, Any]:
+        """Wait for its end and return its status; it ends in this attempt."""
+        agent = await self.node.until_ended(agent_id)
+        assert agent["attempt"] == attempt, await self.log(agent_id)
+        return agent
 
     async def log(self, agent_id: str) -> str:
         """Return the whole log as the hub reads it."""

@@ -157,3 +157,36 @@ async def test_settings_of_the_repository_count_for_nothing(rig: Rig) -> None:
         assert agent["status"] == "completed"
         assert len(agents.api.asked) == 1
         assert not (agents.origin / "hooked").exists()
+
+
+async def test_resumed_it_goes_on_in_its_session_and_workspace(rig: Rig) -> None:
+    more = (Use("Write", {"file_path": "farewell.txt", "content": "bye\n"}), Say("And a farewell."))
+    async with rig("claude", *WORK, *more) as agents:
+        agent_id = await agents.spawn("add a greeting")
+        await agents.ended(agent_id)
+        resume = agents.hub.about("resume", agent_id, text="add a farewell, too")
+        assert (await agents.hub.ask(agents.node, resume))["agent"]["agentId"] == agent_id
+        agent = await agents.ended(agent_id, attempt=2)
+        log = await agents.log(agent_id)
+        assert (agent["status"], agent["result"]["summary"]) == ("completed", "And a farewell."), log
+        assert agent["result"]["data"] == {"sessionId": agent_id}
+        assert agent["result"]["diffStat"]["files"] == 3  # left.txt as well, which nobody ever committed
+        # The model is told the whole conversation, and the message in its place in it.
+        conversation = json.dumps(agents.api.asked[len(WORK)]["messages"])
+        assert conversation.index("add a greeting") < conversation.index("I added a greeting.")
+        assert conversation.index("I added a greeting.") < conversation.index("add a farewell, too")
+
+
+async def test_killed_amid_its_work_it_can_be_resumed(rig: Rig) -> None:
+    async with rig("claude", WORK[1], Hang(), Say("done after all")) as agents:
+        agent_id = await agents.spawn()
+        await eventually(lambda: len(agents.api.asked) >= 2, "it waits for the model")
+        await agents.hub.ask(agents.node, agents.hub.about("kill", agent_id, graceS=1))
+        assert (await agents.ended(agent_id))["status"] == "killed"
+        await agents.hub.ask(agents.node, agents.hub.about("resume", agent_id))
+        agent = await agents.ended(agent_id, attempt=2)
+        assert (agent["status"], agent["result"]["summary"]) == ("completed", "done after all"), await agents.log(
+            agent_id
+        )
+        assert agent["result"]["diffStat"]["files"] == 1
+        assert "finish the task" in json.dumps(agents.api.asked[-1]["messages"])

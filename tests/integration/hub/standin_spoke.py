@@ -81,7 +81,7 @@ class StandinSpoke:
     answers: dict[str, Answer] = field(default_factory=dict)
     log: bytes = b""
     told: dict[str, str] = field(default_factory=dict)
-    """What agents were sent, by the command's id."""
+    """What agents were sent or resumed with, by the command's id."""
     _behaviours: deque[str | Behaviour] = field(default_factory=deque)
     _runner: web.AppRunner | None = None
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -204,6 +204,9 @@ class StandinSpoke:
             return {"id": command["id"], "log" if kind == "logs" else "diff": told}
         if kind == "send":
             self.told[command["id"]] = command["text"]
+        if kind == "resume" and command["id"] not in self.told:
+            self.told[command["id"]] = command.get("text", "")
+            self.advance(agent_id, "queued", reason=None, result=None)
         return {"id": command["id"], "agent": self.agents[agent_id]}
 
     def advance(self, agent_id: str, status: str, **members: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from hub.api.models import AgentPage, AgentView, LogView, PeerList, SentView, SpawnedView, SpawnManyView
+from hub.api.models import AgentPage, AgentView, LogView, PeerList, ResumedView, SentView, SpawnedView, SpawnManyView
 from tests.envelopes import key_of
 from tests.integration.hub.hub_node import HubNode, spawn_request
 from tests.integration.hub.standin_spoke import StandinSpoke, agent_status, error, new_id
@@ -322,6 +322,55 @@ async def test_a_message_that_cannot_be_passed_on_is_refused(node: HubNode, spok
     assert spoke.told == {}
 
 
+async def test_a_resume_goes_to_the_spoke_under_the_caller_s_id(node: HubNode, spoke: StandinSpoke) -> None:
+    agent_id, command_id = await node.spawn(spoke.id), new_id()
+    await node.until_delivery(agent_id, "delivered")
+    await spoke.report(spoke.advance(agent_id, "completed", result={"summary": "done"}))
+    path = f"{AGENTS}/{agent_id}/resume"
+    for _ in range(2):
+        status, resumed = await node.call("POST", path, {"text": "more", "commandId": command_id})
+        assert (status, resumed) == (
+            200, {"agentId": agent_id, "commandId": command_id, "status": "queued", "attempt": 1},
+        )  # fmt: skip
+        conforms(ResumedView, resumed)
+    assert spoke.told == {command_id: "more"}
+    agent = await node.agent(agent_id)
+    assert (agent["status"], agent["result"]) == ("queued", None)
+    await spoke.report(spoke.advance(agent_id, "completed", attempt=2))
+    assert (await node.agent(agent_id))["attempt"] == 2
+    _, resumed = await node.call("POST", path)  # without a body it is a resume without a message
+    assert spoke.told == {command_id: "more", resumed["commandId"]: ""}
+    audit = "".join(path.read_text() for path in (node.directory / "audit").iterdir() if path.is_file())
+    asked = [line for line in audit.splitlines() if "resume.asked" in line and agent_id in line]
+    assert len(asked) == 3
+
+
+async def test_a_resume_that_was_not_taken_changes_nothing(node: HubNode, spoke: StandinSpoke) -> None:
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    path = f"{AGENTS}/{agent_id}/resume"
+    for body in ({"text": ""}, {"text": "x" * 10_001}, {"commandId": "1"}, {"more": 1}):
+        status, problem = await node.call("POST", path, body)
+        assert (status, problem["code"]) == (400, "invalid")
+    done = spoke.advance(agent_id, "completed")
+    await spoke.report(done)
+    spoke.answers["resume"] = error("not_allowed")
+    status, problem = await node.call("POST", path)
+    assert (status, problem["code"]) == (403, "not_allowed")
+    await spoke.report({**done, "status": "running", "seq": 9})  # refused, its end is final again
+    assert (await node.agent(agent_id))["status"] == "completed"
+    spoke.answers["resume"] = lambda command: {"id": command["id"], "agent": agent_status(new_id())}
+    status, problem = await node.call("POST", path)
+    assert (status, problem["code"]) == (502, "bad_reply")
+    await spoke.down()
+    status, problem = await node.call("POST", path)
+    assert (status, problem["code"]) == (504, "unreachable")
+    waiting = await node.spawn(spoke.id)
+    status, problem = await node.call("POST", f"{AGENTS}/{waiting}/resume")
+    assert (status, problem["code"]) == (409, "not_delivered")
+    assert (await node.call("POST", f"{AGENTS}/{new_id()}/resume"))[0] == 404
+
+
 async def test_an_agent_that_waits_has_an_empty_log(node: HubNode, spoke: StandinSpoke) -> None:
     await spoke.down()
     _, piece = await node.call("GET", f"{AGENTS}/{await node.spawn(spoke.id)}/logs")
@@ -395,6 +444,7 @@ async def test_the_description_has_every_route_and_no_dangling_reference(node: H
         "/api/v1/agents/{id}/logs",
         "/api/v1/agents/{id}/diff",
         "/api/v1/agents/{id}/send",
+        "/api/v1/agents/{id}/resume",
         "/api/v1/events",
         "/api/v1/peers",
         "/api/v1/peers/{id}",

@@ -407,6 +407,19 @@ async def test_diff_and_send(node: HubNode, spoke: StandinSpoke) -> None:
     assert (refused.returncode, refused.stderr) == (1, "error: not_allowed: the spoke refused: it has ended\n")
 
 
+async def test_resume(node: HubNode, spoke: StandinSpoke) -> None:
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    await spoke.report(spoke.advance(agent_id, "completed"))
+    resumed = json.loads((await node.hub("resume", agent_id, "mind the tests", "--json")).stdout)
+    assert spoke.told == {resumed["commandId"]: "mind the tests"}
+    again = await node.hub("resume", agent_id, "mind the tests", "--id", resumed["commandId"])
+    assert re.search(rf"^resume +{resumed['commandId']}$", again.stdout, re.MULTILINE)
+    spoke.answers["resume"] = error("not_allowed", detail="it has not ended")
+    refused = await node.hub("resume", agent_id)
+    assert (refused.returncode, refused.stderr) == (1, "error: not_allowed: the spoke refused: it has not ended\n")
+
+
 async def test_status_list_logs_kill_wait(node: HubNode, spoke: StandinSpoke) -> None:
     spoke.log = b"hello\n"
     agent_id = await node.spawn(spoke.id, taskId="T-cli")

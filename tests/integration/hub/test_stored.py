@@ -16,7 +16,7 @@ from common.envelope import Claims
 from common.errors import EnvelopeRejected, RateLimited
 from common.ids import uuid7
 from common.scripts import ScriptSet
-from hub.agents import Agents, Filter, NoSuchAgent, ReplayMark
+from hub.agents import Agents, Filter, KillWaits, NoSuchAgent, ReplayMark
 from hub.feed import Feed
 from hub.keyspace import Keyspace
 from hub.outbox import Failed, NewAgent, NewKill, Outbox
@@ -265,6 +265,55 @@ async def test_what_is_known_of_an_agent(stored: Stored, told: list[dict[str, An
     assert len(terminal) == (expected["status"] in {"completed", "failed"})
     (only,) = (await stored.agents.page(Filter(status=expected["status"]), 10))[0]
     assert only.agent_id == agent_id
+
+
+@pytest.mark.fault(20)
+async def test_one_that_this_hub_resumes_comes_back_once(stored: Stored) -> None:
+    agent_id = numbered_id()
+    await stored.outcomes(new_agent(agent_id))
+
+    async def tell(status: str, seq: int, **members: Any) -> str:
+        agent = AgentStatus.model_validate(agent_status(agent_id, status, seq, **members))
+        assert await stored.agents.record(PEER, [Settlement(agent_id, "event", agent=agent)], NOW_MS) == [True]
+        return (await stored.agents.find(agent_id)).status
+
+    assert await tell("killed", 3, reason="killed_by_peer") == "killed"
+    await stored.agents.await_return(agent_id, numbered_id())
+    assert await tell("killed", 3, reason="killed_by_peer") == "killed"  # said again it is no return
+    assert await tell("queued", 4) == "queued"
+    assert (await stored.agents.find(agent_id)).to_view()["reason"] is None
+    assert await tell("completed", 7, result={"summary": "a"}) == "completed"
+    assert await tell("running", 9) == "completed"
+    await stored.agents.await_return(agent_id, numbered_id())
+    await stored.agents.keep_end(agent_id)
+    assert await tell("running", 9) == "completed"
+    changes = await stored.feed.read("0-0")
+    assert [change.status for change in changes] == ["pending", "killed", "queued", "completed"]
+    for status, count in (("killed", 0), ("queued", 0), ("completed", 1)):
+        assert len((await stored.agents.page(Filter(status=status), 10))[0]) == count
+    assert (await stored.agents.page(Filter(reason="killed_by_peer"), 10))[0] == []
+
+
+async def test_its_former_kill_is_over_when_it_comes_back(stored: Stored) -> None:
+    agent_id, kill_id = numbered_id(), numbered_id()
+    await stored.outcomes(new_agent(agent_id))
+    running = AgentStatus.model_validate(agent_status(agent_id, "running", 2))
+    await stored.agents.record(PEER, [Settlement(agent_id, "event", agent=running)], NOW_MS)
+    await stored.outbox.enqueue_kills([NewKill(agent_id, kill_id, b"{}")])
+    with pytest.raises(KillWaits):
+        await stored.agents.await_return(agent_id, numbered_id())
+    killed = AgentStatus.model_validate(agent_status(agent_id, "killed", 3, reason="killed_by_peer"))
+    await stored.agents.record(PEER, [Settlement(agent_id, "delivered", command_id=kill_id, agent=killed)], NOW_MS)
+    assert (await stored.agents.find(agent_id)).kill is not None
+    await stored.agents.await_return(agent_id, numbered_id())
+    queued = AgentStatus.model_validate(agent_status(agent_id, "queued", 4))
+    await stored.agents.record(PEER, [Settlement(agent_id, "answer", agent=queued)], NOW_MS)
+    assert (await stored.agents.find(agent_id)).kill is None
+
+
+async def test_of_an_unknown_agent_nothing_is_noted(stored: Stored) -> None:
+    await stored.agents.await_return(numbered_id(), numbered_id())
+    assert [key async for key in stored.client.scan_iter(f"{stored.keys.prefix}agent:*")] == []
 
 
 async def test_the_answer_to_a_question_tells_a_new_place_but_loses_no_result(stored: Stored) -> None:

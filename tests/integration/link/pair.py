@@ -62,10 +62,10 @@ async def join(hub: HubNode, spoke: SpokeNode) -> None:
 
 
 @asynccontextmanager
-async def linked(tmp_path: Path) -> AsyncIterator[Pair]:
-    """Yield a pair whose link is up."""
+async def linked(tmp_path: Path, toml: str | None = None) -> AsyncIterator[Pair]:
+    """Yield a pair whose link is up; `toml` is the spoke's."""
     with HubNode(tmp_path) as hub:
-        async with SpokeNode(tmp_path) as spoke:
+        async with SpokeNode(tmp_path, toml=toml) as spoke:
             await join(hub, spoke)
             pair = Pair(hub, spoke, make_repository(tmp_path / "repository"))
             await pair.up()

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from common.agent_state import TERMINAL, TRANSITIONS
-from common.commands import Spawn
+from common.agent_state import RESUMED, TERMINAL, TRANSITIONS
+from common.commands import Resume, Spawn
 from common.ids import uuid7
 from spoke.agent_record import AgentRecord, AgentRef
 from spoke.policy import Policy
 from spoke.queue import Queue
-from spoke.queue_terms import Answer, Bounds, Claim, KillStep, Sender, SpawnStep, Step
+from spoke.queue_terms import Answer, Bounds, Claim, KillStep, ResumeStep, Sender, SpawnStep, Step
 
 INSTANCE: Final = "build-1"
 TENANT: Final = "hub-eu_1"
@@ -46,6 +46,12 @@ def spawn(number: int, **changes: Any) -> SpawnStep:
         **changes,
     }
     return SpawnStep(Spawn.model_validate(members), 0)
+
+
+def resume(number: int, command: int, **changes: Any) -> ResumeStep:
+    """A resume of agent `number` under the id of `command`."""
+    members = {"id": id_of(command), "command": "resume", "agentId": id_of(number), **changes}
+    return ResumeStep(Resume.model_validate(members), 0)
 
 
 def kill(number: int, **changes: Any) -> KillStep:
@@ -186,7 +192,7 @@ def _check_place(ref: AgentRef, fields: dict[str, str], found: _Found, *, backof
     assert (found.lives[ref] > 0) == (status in TERMINAL), f"{what} and lives {found.lives[ref]} ms"
     assert ("finished_at" in fields) == (status in TERMINAL), what
     assert ("reason" in fields) == (status in {"failed", "killed"}), what
-    assert 0 <= int(fields["attempt"]) <= int(fields["max_attempts"]), what
+    assert 0 <= int(fields["attempt"]) - int(fields.get("resumed_from", 0)) <= int(fields["max_attempts"]), what
 
 
 def _check_loads(found: _Found) -> None:
@@ -205,8 +211,10 @@ def _check_loads(found: _Found) -> None:
 def _check_envelopes(found: _Found) -> None:
     live: Counter[str] = Counter()
     for ref, fields in found.records.items():
-        live[f"env:{ref.tenant}:{fields['env']}"] += fields["status"] not in TERMINAL
-    assert set(live) == set(found.envelopes)
+        for name in fields.keys() & {"env", "resume_env"}:
+            live[f"env:{ref.tenant}:{fields[name]}"] += fields["status"] not in TERMINAL
+    # Of an agent that was resumed again the envelope of the former resume is kept for its time, too.
+    assert set(live) <= set(found.envelopes)
     for key, (envelope, life_ms) in found.envelopes.items():
         assert int(envelope["live"]) == live[key]
         assert envelope["raw"] == RAW.decode()
@@ -223,7 +231,7 @@ def _check_events(found: _Found) -> None:
         states = [event["status"] for event in events]
         assert (states[0], states[-1]) == ("queued", fields["status"])
         for before, after in pairwise(states):
-            assert after in TRANSITIONS[before], f"{before} to {after}"
+            assert after in TRANSITIONS[before] or (before in TERMINAL and after == RESUMED), f"{before} to {after}"
 
 
 async def _check_sizes(rig: Rig, found: _Found) -> None:

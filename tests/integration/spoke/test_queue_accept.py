@@ -159,7 +159,7 @@ async def test_a_spawn_that_is_only_looked_up_finds_itself_and_queues_nothing(ri
 async def test_an_envelope_that_kills_one_of_its_own_agents_is_kept_for_the_other(rig: Rig) -> None:
     await rig.accept(spawn(1), kill(1), spawn(2))
     await check_invariants(rig)
-    assert (await rig.claimed()).raw == RAW
+    assert (await rig.claimed()).asked.spawn == RAW
 
 
 @pytest.mark.attack(21)

@@ -146,7 +146,7 @@ async def test_many_claims_at_once_give_each_agent_to_one(rig: Rig) -> None:
 async def test_a_claim_is_a_lease_with_the_envelope_and_a_counted_attempt(rig: Rig) -> None:
     await rig.accept(spawn(1))
     claim = await rig.claimed()
-    assert (claim.raw, claim.record.status, claim.record.attempt, claim.record.seq) == (RAW, "spawning", 1, 2)
+    assert (claim.asked.spawn, claim.record.status, claim.record.attempt, claim.record.seq) == (RAW, "spawning", 1, 2)
     deadline = await rig.client.zscore(f"{rig.prefix}leases", f"{TENANT} {id_of(1)}")
     assert deadline is not None
     assert abs(float(deadline) - LEASE_MS - now_ms()) < 5_000
@@ -169,7 +169,7 @@ async def test_only_an_expired_lease_is_taken_over(rig: Rig) -> None:
     await rig.expire(second)
     taken = await rig.reclaim("other:1")
     assert taken is not None
-    assert (taken.record.ref, taken.raw) == (second.record.ref, RAW)
+    assert (taken.record.ref, taken.asked.spawn) == (second.record.ref, RAW)
     assert int(taken.token) > int(second.token) > int(first.token)
     assert taken.record.attempt == 1, "taking over is no new attempt"
     await check_invariants(rig)
@@ -209,7 +209,7 @@ async def test_the_late_writes_of_a_worker_that_lost_its_lease_are_refused(rig: 
 @pytest.mark.fault(22)
 async def test_a_token_is_good_for_its_own_agent_only(rig: Rig) -> None:
     first, second = await rig.running(1), await rig.running(2)
-    forged = Claim(first.record, second.token, first.raw)
+    forged = Claim(first.record, second.token, first.asked)
     assert await rig.queue.finish(forged, "completed", {}) is False
     assert await rig.status(1) == "running"
 
@@ -472,11 +472,11 @@ async def test_an_envelope_that_was_taken_away_is_an_empty_one(rig: Rig) -> None
     await rig.accept(spawn(1), jti=id_of(99))
     await rig.client.hdel(f"{rig.prefix}agent:{TENANT}:{id_of(1)}", "env")
     claim = await rig.claimed()
-    assert claim.raw == b""
+    assert claim.asked.spawn == b""
     await rig.expire(claim)
     taken = await rig.reclaim("other")
     assert taken is not None
-    assert taken.raw == b""
+    assert taken.asked.spawn == b""
 
 
 @pytest.mark.attack(61)

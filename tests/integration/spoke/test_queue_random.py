@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 from common.agent_state import TERMINAL
 from common.errors import EnvelopeRejected
 from spoke.policy import UNLIMITED, Policy
-from spoke.queue_terms import Bounds, Claim, NoStep, Sender, StatusStep, Step
-from tests.integration.spoke.queue_rig import OTHER, TENANT, Rig, check_invariants, id_of, kill, sender, spawn
+from spoke.queue_terms import Bounds, Claim, NoStep, ResumeStep, Sender, StatusStep, Step
+from tests.integration.spoke.queue_rig import OTHER, TENANT, Rig, check_invariants, id_of, kill, resume, sender, spawn
 
 LOCAL: Final = "local"
 STEPS: Final = 150
@@ -35,6 +35,7 @@ class Chaos:
         self.held: dict[str, Claim] = {}
         self.lost: list[Claim] = []
         self.ended: dict[tuple[str, str], str] = {}
+        self.resumes: list[ResumeStep] = []
         self.envelopes: list[tuple[Sender, str, list[Step]]] = []
 
     async def step(self) -> None:
@@ -62,8 +63,15 @@ class Chaos:
             known = self.numbers
         priority = self.random.choice([1, 5, 10])
         new = spawn(known, priority=priority, maxAttempts=self.random.choice([1, 2]))
-        steps: list[Step] = [new, new, StatusStep(id_of(known)), kill(known), NoStep()]
+        steps: list[Step] = [new, new, StatusStep(id_of(known)), kill(known), NoStep(), self._resume()]
         return self.random.choice(steps)
+
+    def _resume(self) -> Step:
+        """A resume of any agent, now and then one that came before."""
+        if self.resumes and self.random.random() < 0.3:
+            return self.random.choice(self.resumes)
+        self.resumes.append(resume(self._known(), 1_000 + len(self.resumes)))
+        return self.resumes[-1]
 
     async def accept(self) -> None:
         steps = [self._step() for _ in range(self.random.randint(1, 4))]
@@ -166,7 +174,8 @@ class Chaos:
         for ref_ in await self.queue.newest(1000):
             (record,) = await self.queue.describe([ref_])
             assert record is not None
-            key = (ref_.tenant, ref_.agent_id)
+            resumes = sum(name.startswith("resume:") for name in record.fields)
+            key = (ref_.tenant, f"{ref_.agent_id} {resumes}")  # ended, it changes by a resume alone
             if key in self.ended:
                 assert self.ended[key] == str(sorted(record.fields.items())), "an ended agent changed"
             elif record.status in TERMINAL:

@@ -39,7 +39,7 @@ async def test_the_work_is_queued_as_a_new_agent_and_the_old_one_stays(rig: Rig,
     assert await rig.fields(1) == {**before, "requeued_as": id_of(NEW)}
     assert [(record.ref.agent_id, record.status) for record in await rig.events()][-1] == (id_of(NEW), "queued")
     claim = await rig.claimed()
-    assert (claim.record.ref.agent_id, claim.raw) == (id_of(NEW), RAW)
+    assert (claim.record.ref.agent_id, claim.asked.spawn) == (id_of(NEW), RAW)
     assert await rig.queue.finish(claim, "failed", {"reason": "lost"})
     await check_invariants(rig)
 

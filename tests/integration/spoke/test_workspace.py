@@ -12,6 +12,7 @@ import pytest
 
 from common.repository import Repository, parse_repository
 from spoke.git import Git
+from spoke.mirror import Mirror
 from spoke.removal import delete_tree
 from spoke.workspace import Workspace, WorkspaceFailed, Workspaces
 from tests.integration.spoke.repositories import commit, git, make_repository, write
@@ -397,3 +398,108 @@ async def until(condition: Callable[[], bool], deadline_s: float = 20) -> None:
     async with asyncio.timeout(deadline_s):
         while not condition():  # noqa: ASYNC110 - another process makes it true
             await asyncio.sleep(0.01)
+
+
+class TestRestore:
+    """After its end the workspace is removed; a resume gets it back from the mirror."""
+
+    @staticmethod
+    async def again(workspaces: Workspaces, repository: Repository) -> Workspace:
+        return await workspaces.restore("hub-eu", AGENT, repository, "main")
+
+    async def test_it_is_as_the_agent_left_it_also_when_the_branch_went_on(
+        self, workspaces: Workspaces, workspace: Workspace, repository: Repository, source: Path
+    ) -> None:
+        head = commit(workspace.tree, {"done": "1\n"}, "work")
+        write(workspace.tree, {"README.md": "changed\n", "new/file": "2\n"})
+        (workspace.tree / "src" / "app.py").unlink()
+        before = git(workspace.tree, "status", "--porcelain")
+        await workspaces.collect(workspace)
+        await workspaces.remove(workspace)
+        commit(source, {"later": "x"}, "the branch goes on")
+
+        restored = await self.again(workspaces, repository)
+        assert (restored.path, restored.base, restored.branch) == (workspace.path, workspace.base, workspace.branch)
+        assert git(restored.tree, "rev-parse", "HEAD") == head
+        assert git(restored.tree, "symbolic-ref", "HEAD") == f"refs/heads/{workspace.branch}"
+        assert git(restored.tree, "status", "--porcelain") == before
+        assert (restored.tree / "new" / "file").read_text() == "2\n"
+        changes = await workspaces.collect(restored)
+        assert [made.subject for made in changes.commits] == ["work"]
+        assert changes.diff_stat.files == 4
+
+    async def test_without_any_change_it_begins_where_it_began(
+        self, workspaces: Workspaces, workspace: Workspace, repository: Repository, source: Path
+    ) -> None:
+        await workspaces.collect(workspace)
+        await workspaces.remove(workspace)
+        commit(source, {"later": "x"}, "the branch goes on")
+        restored = await self.again(workspaces, repository)
+        assert git(restored.tree, "rev-parse", "HEAD") == workspace.base
+        assert not await workspaces.collect(restored)
+
+    async def test_what_was_undone_stays_undone(
+        self, workspaces: Workspaces, workspace: Workspace, repository: Repository
+    ) -> None:
+        """Commits and files of the first round that the second one threw away do not come back in the third."""
+        head = commit(workspace.tree, {"done": "1\n"}, "work")
+        write(workspace.tree, {"loose": "2\n"})
+        await workspaces.remove(workspace)
+        second = await self.again(workspaces, repository)
+        (second.tree / "loose").unlink()
+        git(second.tree, "reset", "-q", "--hard", second.base)
+        changes = await workspaces.collect(second)
+        assert (list(changes.commits), changes.preserved_ref) == ([], None)
+        await workspaces.remove(second)
+        third = await self.again(workspaces, repository)
+        assert git(third.tree, "rev-parse", "HEAD") == third.base
+        assert git(third.tree, "status", "--porcelain") == ""
+        # They are not lost either.
+        assert git(mirror_of(third), "rev-parse", f"refs/hubspoke/earlier/{AGENT}/{head}") == head
+
+    @pytest.mark.fault(30)
+    async def test_what_a_lost_attempt_left_is_where_the_next_one_goes_on(
+        self, workspaces: Workspaces, workspace: Workspace, repository: Repository
+    ) -> None:
+        await workspaces.remove(workspace)
+        lost = await self.again(workspaces, repository)
+        head = commit(lost.tree, {"half": "1\n"}, "half")
+        write(lost.tree, {"loose": "2\n"})
+        restored = await self.again(workspaces, repository)
+        assert git(restored.tree, "rev-parse", "HEAD") == head
+        assert git(restored.tree, "status", "--porcelain") == "?? loose"
+
+    @pytest.mark.fault(30)
+    @pytest.mark.parametrize("step", ["_delete", "_check_out", "change_refs"])
+    async def test_cut_off_anywhere_nothing_is_lost(
+        self, workspaces: Workspaces, workspace: Workspace, repository: Repository, monkeypatch: pytest.MonkeyPatch,
+        step: str,
+    ) -> None:  # fmt: skip
+        head = commit(workspace.tree, {"done": "1\n"}, "work")
+        write(workspace.tree, {"loose": "2\n"})
+        await workspaces.remove(workspace)
+        target = Mirror if step == "change_refs" else Workspaces
+        whole, calls = getattr(target, step), 0
+
+        async def cut(*arguments: object) -> None:
+            nonlocal calls
+            calls += 1
+            # The first change of refs only adds; the second one comes last of all.
+            if step == "change_refs" and calls == 1:
+                await whole(*arguments)
+            else:
+                raise asyncio.CancelledError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(target, step, cut)
+            with pytest.raises(asyncio.CancelledError):
+                await self.again(workspaces, repository)
+        restored = await self.again(workspaces, repository)
+        assert git(restored.tree, "rev-parse", "HEAD") == head
+        assert git(restored.tree, "status", "--porcelain") == "?? loose"
+
+    async def test_one_that_was_never_made_is_prepared(
+        self, workspaces: Workspaces, repository: Repository, source: Path
+    ) -> None:
+        made = await self.again(workspaces, repository)
+        assert made.base == git(source, "rev-parse", "main")

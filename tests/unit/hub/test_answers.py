@@ -25,6 +25,7 @@ SAME: dict[Any, type[BaseModel]] = {
     answers.KilledMany: many_models.KillManyView,
     answers.LogPiece: models.LogView,
     answers.Sent: models.SentView,
+    answers.Resumed: models.ResumedView,
     answers.Change: models.ChangeView,
     answers.Freeze: models.FreezeView,
     answers.Peer: models.PeerView,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from common.commands import MAX_COMMANDS, SpawnFields, parse_commands
 from common.envelope import MAX_ITEMS_BYTES, Claims, CommandError, EnvelopeType, Items, Result, seal
-from common.errors import COMMAND_RETRYABLE, Invalid
+from common.errors import COMMAND_RETRYABLE, CommandRefused, Invalid
 from common.ids import uuid7_time_ms
 from common.jose import MAX_ENVELOPE_BYTES
 from spoke.policy import LOCAL_POLICY, Policy
-from spoke.queue_terms import KillStep, KnownStep, NoStep, SpawnStep, StatusStep, StepRefused
-from spoke.router import Planned, Rules, error_result, fit, plan, refused_by_queue
+from spoke.queue_terms import KillStep, KnownStep, NoStep, ResumedStep, ResumeStep, SpawnStep, StatusStep, StepRefused
+from spoke.router import Asked, Planned, Rules, error_result, fit, plan, refused_by_queue
 from tests.envelopes import NOW_S, SPOKE_KEY, agent_status, id_of, spawn
 
 ALL = LOCAL_POLICY
@@ -26,8 +27,10 @@ def offer(spawn: SpawnFields) -> None:
         raise Invalid("there is no such skill")
 
 
-def planned(*commands: dict[str, Any], policy: Policy = ALL, oldest_ms: int = OLDEST_MS) -> list[Planned]:
-    return plan(parse_commands(list(commands)), Rules(policy, oldest_ms, uuid7_time_ms, offer))
+def planned(
+    *commands: dict[str, Any], policy: Policy = ALL, oldest_ms: int = OLDEST_MS, asked: Asked = MappingProxyType({})
+) -> list[Planned]:
+    return plan(parse_commands(list(commands)), Rules(policy, oldest_ms, uuid7_time_ms, offer), asked)
 
 
 def about(command: str, number: int = 9, **members: Any) -> dict[str, Any]:
@@ -146,3 +149,38 @@ def test_a_spawn_that_could_not_be_started_as_asked_is_refused_alone() -> None:
     assert refused.refused is not None
     assert (refused.refused.code, type(refused.step)) == ("invalid", KnownStep)
     assert (fine.refused, type(fine.step)) == (None, SpawnStep)
+
+
+# --- resume
+
+WITH_UNKNOWN_SKILL = spawn(id=id_of(1), context={**spawn()["context"], "skills": ["unknown"]})
+ASKED = parse_commands([spawn(id=id_of(1))])[0]
+
+
+def steps_of_resume(policy: Policy = ALL, asked: Any = ASKED, oldest_ms: int = OLDEST_MS) -> Planned:
+    (each,) = planned(about("resume", text="go on"), policy=policy, asked={id_of(1): asked}, oldest_ms=oldest_ms)
+    return each
+
+
+def test_a_resume_is_planned_with_its_place() -> None:
+    step = steps_of_resume().step
+    assert isinstance(step, ResumeStep)
+    assert (step.index, step.resume.id, step.resume.agent_id) == (0, id_of(9), id_of(1))
+
+
+RESUME_REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
+    "the command": ({"policy": Policy(commands=["spawn"])}, "not_allowed"),
+    "the repository, by now": ({"policy": Policy(commands=["resume"], agent_types=["worker"])}, "not_allowed"),
+    "an old id": ({"oldest_ms": 2**50}, "stale"),
+    "no such agent": ({"asked": CommandRefused("not_found", "there is none")}, "not_found"),
+    "a skill that is gone": ({"asked": parse_commands([WITH_UNKNOWN_SKILL])[0]}, "invalid"),
+}  # fmt: skip
+
+
+@pytest.mark.attack(39)
+@pytest.mark.parametrize(("changes", "code"), RESUME_REFUSALS.values(), ids=RESUME_REFUSALS)
+def test_what_may_not_be_spawned_now_is_not_resumed_unless_it_was_before(changes: dict[str, Any], code: str) -> None:
+    each = steps_of_resume(**changes)
+    assert isinstance(each.step, ResumedStep)
+    assert each.refused is not None
+    assert each.refused.code == code

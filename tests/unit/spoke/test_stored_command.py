@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common.commands import Spawn, content_hash, parse_commands
+from common.commands import Resume, Spawn, content_hash, parse_commands, resume_hash
 from common.envelope import EnvelopeType
 from common.keyring import Keyring, OwnedKey
 from common.peers import LOCAL_TENANT, Peer, Trust
@@ -171,3 +171,53 @@ def test_only_our_own_key_makes_a_command_the_operators(raw: bytes) -> None:
 def test_a_longer_time_than_was_asked_for_is_not_given() -> None:
     assert stored().prove(record(timeout="999999"), RAW).timeout_s == FIRST["timeoutS"]
     assert stored().prove(record(timeout="7"), RAW).timeout_s == 7
+
+
+# --- the resume of an agent
+
+RESUME = {"id": id_of(6), "command": "resume", "agentId": id_of(2), "text": "go on"}
+RESUME_RAW = sign(command(STATUS, RESUME))
+LATER_S = NOW_S + 30
+
+
+def resumed(**changes: str | None) -> AgentRecord:
+    (parsed,) = parse_commands([RESUME])
+    assert isinstance(parsed, Resume)
+    fields: dict[str, str | None] = {
+        "resume_env": id_of(5), "resume_index": "1", "resumed_at": str(LATER_S * 1000),
+        f"resume:{id_of(6)}": resume_hash(parsed),
+    }  # fmt: skip
+    return record(**{**fields, **changes})
+
+
+def test_the_last_resume_is_proved_beside_the_spawn() -> None:
+    found = stored().prove_resume(resumed(), RESUME_RAW)
+    assert found is not None
+    assert (found.id, found.agent_id, found.text) == (id_of(6), id_of(2), "go on")
+    assert stored().prove_resume(record(), b"") is None
+
+
+RESUMES: dict[str, tuple[dict[str, str | None], Callable[[], bytes]]] = {
+    "no envelope": ({}, lambda: b""),
+    "another place in it": ({"resume_index": "0"}, lambda: RESUME_RAW),
+    "no place": ({"resume_index": None}, lambda: RESUME_RAW),
+    "beyond its end": ({"resume_index": "7"}, lambda: RESUME_RAW),
+    "another time": ({"resumed_at": str((NOW_S + 86_400) * 1000)}, lambda: RESUME_RAW),
+    "no time": ({"resumed_at": None}, lambda: RESUME_RAW),
+    "another text": ({}, signed(STATUS, {**RESUME, "text": "other"})),
+    "another id": ({}, signed(STATUS, {**RESUME, "id": id_of(7)})),
+    "another agent's": ({}, signed(STATUS, {**RESUME, "agentId": id_of(3)})),
+    "for another spoke": ({}, signed(STATUS, RESUME, aud="build-2")),
+    "another peer's": ({}, signed(STATUS, RESUME, key=OTHER_KEY, iss=OTHER_HUB)),
+    "ours": ({}, signed(STATUS, RESUME, key=SPOKE_KEY, iss=SPOKE)),
+    "another agent": ({"id": id_of(3)}, lambda: RESUME_RAW),
+    "another tenant": ({"tenant": other_peer().tenant}, lambda: RESUME_RAW),
+}
+
+
+@pytest.mark.parametrize(("changes", "raw"), RESUMES.values(), ids=RESUMES)
+def test_a_resume_that_is_not_as_its_owner_signed_it_starts_nothing(
+    changes: dict[str, str | None], raw: Callable[[], bytes]
+) -> None:
+    with pytest.raises(TamperedRecord):
+        stored().prove_resume(resumed(**changes), raw())
