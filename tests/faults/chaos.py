@@ -44,14 +44,17 @@ _AWAY = (aiohttp.ClientError, OSError, AssertionError, TimeoutError, ValueError)
 KINDS: Final[dict[str, tuple[list[str], int]]] = {
     "quick": (["print hello"], 10),
     "commits": (["commit made.txt"], 3),
+    "goes on": (["write made.txt"], 4),
     "fails": (["exit 3"], 3),
     "crashes": (["signal SIGSEGV"], 1),
     "takes a while": (["sleep 3", "print done"], 5),
     "long": (["sleep 50"], 5),
     "stubborn": (["ignore SIGTERM", "sleep 50"], 1),
 }
-"""Work items of each kind of agent, and how many of a kind there are among 28."""
+"""Work items of each kind of agent, and how many of a kind there are among 32."""
 KILLED: Final = frozenset({"long", "stubborn"})
+RESUMED: Final = frozenset({"goes on"})
+_COMMANDS: Final = ["spawn", "status", "kill", "logs", "resume"]
 
 
 @dataclass
@@ -62,6 +65,8 @@ class Asked:
     kind: str
     acknowledged: bool = False
     kill_acknowledged: bool = False
+    resumed_after: int | None = None
+    """The attempt in which it had ended when its resume was acknowledged."""
 
 
 @dataclass
@@ -115,6 +120,25 @@ async def _ask_until_answered(run: Run, asked: Asked) -> None:
     if asked.acknowledged and asked.kind in KILLED:
         await _pause(run, run.random.uniform(0, 8))
         await _kill_until_answered(run, asked)
+    if asked.acknowledged and asked.kind in RESUMED:
+        await _resume_until_answered(run, asked)
+
+
+async def _resume_until_answered(run: Run, asked: Asked) -> None:
+    """Resume it once it has ended, again and again under the same id."""
+    command_id, ended_in = new_id(), None
+    while not run.over.is_set():
+        with contextlib.suppress(*_AWAY):
+            if ended_in is None:
+                agent = await run.hub.agent(asked.agent_id)
+                ended_in = agent["attempt"] if agent.get("status") in {"completed", "failed"} else None
+            else:
+                body = {"text": "go on", "commandId": command_id}
+                status, answer = await _call(run, "POST", f"/api/v1/agents/{asked.agent_id}/resume", body)
+                assert status == 200, answer
+                asked.resumed_after = ended_in
+                return
+        await _pause(run, 0.2)
 
 
 async def _kill_until_answered(run: Run, asked: Asked) -> None:
@@ -297,7 +321,9 @@ async def chaos(scratch: Path, seconds: float, seed: int, link: str) -> tuple[Ru
     """Run it and return what was done, and what was not kept."""
     rng = random.Random(seed)
     hub = HubNode(scratch)
-    spoke = SpokeNode(scratch, toml=tables(limits={"agents": 12}), env={"SPOKE_NODE__LINK": link})
+    spoke = SpokeNode(
+        scratch, toml=tables(limits={"agents": 12}, policy={"commands": _COMMANDS}), env={"SPOKE_NODE__LINK": link}
+    )
     async with Proxy(target_of(spoke)) as to_spoke, Proxy(target_of(hub)) as to_hub:
         run = Run(seed, hub, spoke, to_spoke, to_hub, make_repository(scratch / "repository"), rng)
         _introduce(run)
@@ -340,7 +366,9 @@ def main() -> int:
     say(f"agents asked for: {_told(Counter(asked.kind for asked in run.asked))}")
     say(f"they ended: {_told(run.endings)}")
     say(f"faults: {_told(run.faults)}")
-    say(f"starts: {len(run.spoke.executions())}, answers lost: {run.to_spoke.swallowed + run.to_hub.swallowed}")
+    resumed = sum(asked.resumed_after is not None for asked in run.asked)
+    lost = run.to_spoke.swallowed + run.to_hub.swallowed
+    say(f"starts: {len(run.spoke.executions())}, resumed: {resumed}, answers lost: {lost}")
     for violation in violations:
         say(f"VIOLATION: {violation}")
     say(f"{'broken' if violations else 'kept'}; seed {seed}")

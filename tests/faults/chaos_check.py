@@ -114,6 +114,10 @@ def _of_agent(asked: Any, hub: dict[str, Any], spoke: dict[str, Any] | None, att
         found.append(f"{name} was started in attempts {attempts}, its record tells of {spoke['attempt']}")
     if spoke["status"] == "completed" and (asked.kind in _NEVER_COMPLETE or spoke["attempt"] not in attempts):
         found.append(f"{name} is completed, and was started in attempts {attempts}")
+    if asked.resumed_after is not None and spoke["attempt"] <= asked.resumed_after:
+        found.append(f"{name} was resumed after attempt {asked.resumed_after} and is {_brief(spoke)}")
+    if asked.resumed_after is not None and spoke["status"] == "completed" and spoke["result"]["diffStat"]["files"] != 1:
+        found.append(f"{name} was resumed and its work of before is gone: {spoke['result']['diffStat']}")
     if spoke["status"] == "killed" and not asked.kill_acknowledged:
         found.append(f"{name} is killed, and nobody asked for that")
     return found
