@@ -40,10 +40,12 @@ from hub.agents import Agents
 from hub.api.agents import AgentsApi
 from hub.api.events import EventsApi
 from hub.api.freezing import FreezingApi
+from hub.api.log_stream import LogStreamApi
 from hub.api.many import ManyApi
 from hub.api.openapi import build_openapi
 from hub.api.peers import PeersApi
 from hub.api.route import Route
+from hub.api.streaming import Streams
 from hub.api.webhooks import WebhooksApi
 from hub.auth import Doorkeeper, Identities
 from hub.courier import Ways
@@ -188,6 +190,7 @@ class Parts:
             clock,
             self._own_url,
         )
+        streams = Streams(behind.identities)
         routes = [
             *_agent_routes(
                 behind.agents_api,
@@ -196,7 +199,8 @@ class Parts:
                 clock,
                 audit,
             ),
-            *EventsApi(self.feed).routes(),
+            *EventsApi(self.feed, streams).routes(),
+            *LogStreamApi(behind.agents_api, agents, self.feed, streams).routes(),
             *WebhooksApi(self.webhooks).routes(),
             *behind.peers_api.routes(),
             *behind.freezing_api.routes(),

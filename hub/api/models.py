@@ -310,6 +310,12 @@ class LogQuery(Query):
     limit: Annotated[int, Field(ge=1, le=MAX_LOG_BYTES)] = 65_536
 
 
+class LogStreamQuery(Query):
+    """Where to go on; `lastEventId` is for clients that cannot set the header."""
+
+    last_event_id: str = ""
+
+
 class EventsQuery(Query):
     """Which changes; `lastEventId` is for clients that cannot set the header."""
 

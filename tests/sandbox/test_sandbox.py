@@ -242,3 +242,19 @@ async def test_the_built_in_agent_works_in_the_sandbox(tmp_path: Path, origin: P
         agent = await node.until_ended(spawn["id"])
     assert agent["status"] == "completed"
     assert agent["result"]["summary"]
+
+
+async def test_a_resumed_agent_finds_its_home_and_its_work_in_the_sandbox(
+    tmp_path: Path, origin: Path, new_hub: NewHub
+) -> None:
+    agent = {"profile": "fake", "sandbox": "bwrap"}
+    toml = tables(**{"agents.worker": agent, "policy": {"commands": ["spawn", "status", "logs", "resume"]}})
+    async with SpokeNode(tmp_path, toml=toml) as node:
+        hub = new_hub(node)
+        await hub.ask(node, spawn := hub.spawn(origin, "commit a.txt", "write b.txt"))
+        await node.until_ended(spawn["id"])
+        await hub.ask(node, hub.about("resume", spawn["id"], text="commit c.txt"))
+        ended = await node.until_ended(spawn["id"])
+        assert (ended["status"], ended["attempt"], ended["result"]["diffStat"]["files"]) == ("completed", 2, 3)
+        log = (await hub.ask(node, hub.about("logs", spawn["id"])))["log"]["data"]
+        assert "resumed after 1" in log

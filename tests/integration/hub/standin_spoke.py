@@ -80,6 +80,8 @@ class StandinSpoke:
     agents: dict[str, dict[str, Any]] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
     log: bytes = b""
+    grows: bool = False
+    """Whether more may come to the log of an agent that has not ended."""
     told: dict[str, str] = field(default_factory=dict)
     """What agents were sent or resumed with, by the command's id."""
     _behaviours: deque[str | Behaviour] = field(default_factory=deque)
@@ -198,7 +200,8 @@ class StandinSpoke:
         if kind in ("logs", "diff"):
             piece = self.log[command["offset"] : command["offset"] + command["limit"]]
             following = command["offset"] + len(piece)
-            eof = following == len(self.log)
+            may_grow = self.grows and self.agents[agent_id]["status"] in {"queued", "running"}
+            eof = following == len(self.log) and not may_grow
             text = piece.decode("utf-8", "replace")
             told = {"offset": command["offset"], "data": text, "nextOffset": following, "eof": eof}
             return {"id": command["id"], "log" if kind == "logs" else "diff": told}

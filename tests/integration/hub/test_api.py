@@ -444,6 +444,7 @@ async def test_the_description_has_every_route_and_no_dangling_reference(node: H
         "/api/v1/agents/{id}/logs",
         "/api/v1/agents/{id}/diff",
         "/api/v1/agents/{id}/send",
+        "/api/v1/agents/{id}/logs/stream",
         "/api/v1/agents/{id}/resume",
         "/api/v1/events",
         "/api/v1/peers",

@@ -17,6 +17,7 @@ ROUTES = [
     ("GET", "/api/v1/agents/{id}/logs"),
     ("GET", "/api/v1/agents/{id}/diff"),
     ("POST", "/api/v1/agents/{id}/send"),
+    ("GET", "/api/v1/agents/{id}/logs/stream"),
     ("POST", "/api/v1/agents/{id}/resume"),
     ("GET", "/api/v1/events"),
     ("GET", "/api/v1/peers"),

@@ -29,6 +29,7 @@ NEEDS: dict[tuple[str, str], Scope] = {
     ("GET", "/api/v1/peers/{id}"): "read",
     ("GET", "/api/v1/agents/{id}/diff"): "operate",
     ("POST", "/api/v1/agents/{id}/send"): "operate",
+    ("GET", "/api/v1/agents/{id}/logs/stream"): "operate",
     ("POST", "/api/v1/agents/{id}/resume"): "operate",
     ("POST", "/api/v1/peers/{id}/approve"): "admin",
     ("POST", "/api/v1/peers/{id}/suspend"): "admin",
