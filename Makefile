@@ -6,12 +6,13 @@ PYTEST_ARGS ?=
 WORKERS     ?= 3
 SECONDS     ?= 60
 SPOKES      ?= 1000
+GIB         ?= 5
 BIN         := $(VENV)/bin
 PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast test-sandbox test-agents test-browser fuzz lint format bench bench-crowd chaos lock ci clean
+.PHONY: help install dev demo test test-fast test-sandbox test-agents test-browser fuzz lint format bench bench-crowd bench-logs chaos lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -134,6 +135,9 @@ bench: dev ## throughput and latency, measured on this machine
 
 bench-crowd: dev ## a thousand spokes on links: memory, a spawn to each, all coming back at once: make bench-crowd SPOKES=1000
 	$(BIN)/python -m tests.bench.crowd --spokes $(SPOKES)
+
+bench-logs: dev ## great logs: memory of every part, speed of writing and reading: make bench-logs GIB=5
+	$(BIN)/python -m tests.bench.logs --gib $(GIB)
 
 ci: ## what continuous integration runs, in an environment of its own
 	.ci/run

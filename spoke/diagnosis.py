@@ -84,6 +84,8 @@ async def diagnose(directory: SpokeDirectory, environment: Mapping[str, str]) ->
         profile = Shelf(directory.path).resolve(config, agent_type)
         findings.append(_check_program(agent_type, config, profile, environment))
         findings.append(_check_sandbox(agent_type, config, environment))
+        if config.push is not None and config.push.credential_helper is not None:
+            findings.append(_check_helper(agent_type, config.push.credential_helper))
     findings += [_check_policy(spoke), *[finding async for finding in _check_hubs(spoke)]]
     return findings
 
@@ -187,6 +189,15 @@ def _check_sandbox(agent_type: str, config: AgentConfig, environment: Mapping[st
     if problem is not None:
         return Finding(check, "bad", problem, "allow unprivileged user namespaces on this machine")
     return Finding(check, "ok", f"{program} works here")
+
+
+def _check_helper(agent_type: str, helper: str) -> Finding:
+    """Say whether git could ask for credentials; whether they are right, only the repository knows."""
+    check = f"push.{agent_type}"
+    if not os.access(helper, os.X_OK):
+        mend = f"install it, or change credential_helper in [agents.{agent_type}.push]"
+        return Finding(check, "bad", f"{helper} is no program that can be run here, so nothing is pushed", mend)
+    return Finding(check, "ok", f"credentials come from {helper}")
 
 
 def _user() -> str:

@@ -13,7 +13,7 @@ from spoke.cli.context import SpokeContext, facts
 
 if TYPE_CHECKING:
     from common.agent_state import AgentType
-    from spoke.profiles import AgentConfig
+    from spoke.profiles import AgentConfig, Shelf
 
 _DEFAULT_ITEM: Final = "Say in one sentence what this repository holds. Change nothing."
 
@@ -59,6 +59,28 @@ def _row(name: str, agent_type: str | None, command: list[str], sandbox: str | N
     return {"profile": name, "agentType": agent_type, "command": command, "found": found, "sandbox": sandbox}
 
 
+@profile.command("show")
+@click.argument("name", metavar="NAME")
+@facts
+def show_profile(context: SpokeContext, name: str) -> None:
+    """Show the whole profile NAME as agents get it, and for each agent type that uses it what is configured there."""
+    from common.agent_state import AGENT_TYPES
+    from spoke.profiles import AgentConfig, Shelf
+
+    shelf = Shelf(context.directory.path)
+    _check_name(shelf, name)
+    configured = context.settings().agents
+    used = {
+        agent_type: shelf.resolve(configured.get(agent_type, AgentConfig()), agent_type).arguments[agent_type]
+        for agent_type in AGENT_TYPES
+        if configured.get(agent_type, AgentConfig()).profile == name
+    }
+    whole = shelf.get(name)
+    shown = whole.model_dump(mode="json")
+    given = {member: value for member, value in shown.items() if value not in (None, "", [], {}, False)}
+    context.out.facts({**given, "arguments": {**shown["arguments"], **used}, "used_by": list(used)})
+
+
 @profile.command("test")
 @click.argument("name", metavar="NAME")
 @click.option("--type", "agent_type", type=click.Choice(["worker", "reviewer", "tester"]), help="Whose configuration.")
@@ -79,6 +101,13 @@ def test_profile(
         click.get_current_context().exit(1)
 
 
+def _check_name(shelf: Shelf, name: str) -> None:
+    from common.errors import LocalError
+
+    if name not in shelf.names():
+        raise LocalError(f"there is no profile {name}; known are {', '.join(shelf.names())}", code="not_found")
+
+
 def _configured(context: SpokeContext, name: str, wanted: AgentType | None) -> tuple[AgentType, AgentConfig]:
     """Return an agent type that uses the profile, and its configuration; else the profile as it comes."""
     from common.agent_state import AGENT_TYPES
@@ -86,8 +115,7 @@ def _configured(context: SpokeContext, name: str, wanted: AgentType | None) -> t
     from spoke.profiles import AgentConfig, Shelf
 
     shelf = Shelf(context.directory.path)
-    if name not in shelf.names():
-        raise LocalError(f"there is no profile {name}; known are {', '.join(shelf.names())}", code="not_found")
+    _check_name(shelf, name)
     configured = context.settings().agents
     for agent_type in AGENT_TYPES if wanted is None else (wanted,):
         config = configured.get(agent_type, AgentConfig())

@@ -145,6 +145,7 @@ NEEDS_DIRECTORY = [
     ["peer", "suspend", "hub-eu"],
     ["profile", "list"],
     ["profile", "test", "report"],
+    ["profile", "show", "report"],
 ]
 
 
@@ -476,6 +477,32 @@ async def test_profiles(directory: Path) -> None:
     assert tried["logTail"]
     refused(await spoke("--dir", directory, "profile", "test", "nothing"), "not_found")
     refused(await spoke("--dir", directory, "profile", "test", "command"), "config")
+
+
+async def test_a_profile_is_shown_with_what_is_configured(directory: Path) -> None:
+    head = (directory / "spoke.toml").read_text().partition("[valkey]")[0]
+    worker = {"profile": "claude", "model": "opus", "max_turns": 30}
+    (directory / "spoke.toml").write_text(head + tables(**{"agents.worker": worker}))
+    shown = document(await spoke("--dir", directory, "profile", "show", "claude", "--json"))
+    assert (shown["name"], shown["used_by"], shown["success"]) == ("claude", ["worker"], "conclusion")
+    assert {"--model=opus", "--max-turns=30"} <= set(shown["arguments"]["worker"])
+    assert "--disallowedTools=Edit,Write,NotebookEdit" in shown["arguments"]["reviewer"]
+    assert "model_flag" in (await spoke("--dir", directory, "profile", "show", "claude")).stdout
+    assert document(await spoke("--dir", directory, "profile", "show", "command", "--json"))["takes_command"] is True
+    refused(await spoke("--dir", directory, "profile", "show", "nothing"), "not_found")
+
+
+async def test_the_doctor_looks_for_the_program_that_knows_credentials(directory: Path, tmp_path: Path) -> None:
+    head = (directory / "spoke.toml").read_text().partition("[valkey]")[0]
+    helper = tmp_path / "helper"
+    push = {"repositories": ["https://git.example.org/**"], "credential_helper": str(helper)}
+    (directory / "spoke.toml").write_text(head + tables(**{"agents.worker.push": push}))
+    code, found = await findings(directory)
+    assert (code, found["push.worker"]["state"]) == (1, "bad")
+    helper.write_text("#!/bin/sh\n")
+    helper.chmod(0o755)
+    _, found = await findings(directory)
+    assert found["push.worker"]["state"] == "ok"
 
 
 async def test_a_profile_that_does_not_work(directory: Path) -> None:
