@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -80,6 +81,8 @@ def rig(tmp_path: Path) -> Rig:
                 "ANTHROPIC_API_KEY": SECRET,
                 "OPENAI_API_KEY": SECRET,
             }
+            model = {"npm": "@ai-sdk/anthropic", "options": {"baseURL": f"{api.url}/v1"}, "models": {"m": {}}}
+            environment["OPENCODE_CONFIG_CONTENT"] = json.dumps({"provider": {"stub": model}, "share": "disabled"})
             provider = f'{{name="stub", base_url="{api.url}/v1", env_key="OPENAI_API_KEY", wire_api="responses"}}'
             extra: dict[str, dict[str, Any]] = {
                 "claude": {"env": ["ANTHROPIC_BASE_URL"]},
@@ -90,6 +93,7 @@ def rig(tmp_path: Path) -> Rig:
                     ],
                     "model": "gpt-5.1-codex",
                 },
+                "opencode": {"env": ["OPENCODE_CONFIG_CONTENT"], "model": "stub/m"},
             }
             agent = {"profile": profile, **extra[profile], **config}
             policy = {"commands": ["spawn", "status", "kill", "logs", "diff", "send", "resume"]}
