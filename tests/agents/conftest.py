@@ -81,6 +81,8 @@ def rig(tmp_path: Path) -> Rig:
                 "ANTHROPIC_API_KEY": SECRET,
                 "OPENAI_API_KEY": SECRET,
             }
+            environment |= {"GEMINI_API_KEY": SECRET, "GOOGLE_GEMINI_BASE_URL": api.url}
+            environment["GEMINI_CLI_SYSTEM_SETTINGS_PATH"] = str(Path(__file__).parent / "gemini_settings.json")
             model = {"npm": "@ai-sdk/anthropic", "options": {"baseURL": f"{api.url}/v1"}, "models": {"m": {}}}
             environment["OPENCODE_CONFIG_CONTENT"] = json.dumps({"provider": {"stub": model}, "share": "disabled"})
             provider = f'{{name="stub", base_url="{api.url}/v1", env_key="OPENAI_API_KEY", wire_api="responses"}}'
@@ -93,6 +95,7 @@ def rig(tmp_path: Path) -> Rig:
                     ],
                     "model": "gpt-5.1-codex",
                 },
+                "gemini": {"env": ["GOOGLE_GEMINI_BASE_URL", "GEMINI_CLI_SYSTEM_SETTINGS_PATH"], "model": "stub-m"},
                 "opencode": {"env": ["OPENCODE_CONFIG_CONTENT"], "model": "stub/m"},
             }
             agent = {"profile": profile, **extra[profile], **config}

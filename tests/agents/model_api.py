@@ -1,8 +1,8 @@
 """A stand-in for the models' APIs on loopback: streams a script, one step for each turn of the agent's conversation.
 
-Speaks Anthropic's Messages API (`POST /v1/messages`, SSE) and OpenAI's Responses API (`POST /v1/responses`, SSE), as
-far as the programs ask for it. Requests beside the conversation (titles, token counts) get a short text and use up no
-step.
+Speaks Anthropic's Messages API (`POST /v1/messages`, SSE), OpenAI's Responses API (`POST /v1/responses`, SSE) and
+Google's `streamGenerateContent`, as far as the programs ask for it. Requests beside the conversation (titles, token
+counts) get a short text and use up no step.
 """
 
 from __future__ import annotations
@@ -99,6 +99,30 @@ class ModelApi:
         await stream.write_eof()
         return stream
 
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        """Google's `streamGenerateContent`."""
+        step = self._step(await request.json())
+        if isinstance(step, Fail):
+            error = {"code": step.status, "message": step.message, "status": "INVALID_ARGUMENT"}
+            return web.json_response({"error": error}, status=step.status)
+        if isinstance(step, Hang):
+            await asyncio.Event().wait()
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await stream.prepare(request)
+        await stream.write(f"data: {json.dumps(_generated(step))}\r\n\r\n".encode())
+        await stream.write_eof()
+        return stream
+
+
+def _generated(step: Step) -> dict[str, Any]:
+    if isinstance(step, Use):
+        part: dict[str, Any] = {"functionCall": {"name": step.tool, "args": step.arguments}}
+    else:
+        part = {"text": step.text if isinstance(step, Say) else ""}
+    candidate = {"content": {"role": "model", "parts": [part]}, "finishReason": "STOP", "index": 0}
+    usage = {"promptTokenCount": INPUT_TOKENS, "candidatesTokenCount": OUTPUT_TOKENS}
+    return {"candidates": [candidate], "usageMetadata": {**usage, "totalTokenCount": INPUT_TOKENS + OUTPUT_TOKENS}}
+
 
 def _message_events(step: Step, number: int, model: str) -> list[dict[str, Any]]:
     usage = {"input_tokens": INPUT_TOKENS, "output_tokens": 1}
@@ -159,6 +183,7 @@ async def serving(*script: Step) -> AsyncIterator[ModelApi]:
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app.router.add_post("/v1/messages", api.messages)
     app.router.add_post("/v1/responses", api.responses)
+    app.router.add_post("/v1beta/models/{model}:streamGenerateContent", api.generate)
     app.router.add_route("*", "/{rest:.*}", _nothing)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()

@@ -1,0 +1,48 @@
+"""Gemini CLI itself, run by a spoke.
+
+Only because its API is not at Google's address here does it want to be told, in a settings file, how it logs in.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.agents.conftest import Rig
+from tests.agents.model_api import Fail, Say, Use
+
+pytestmark = pytest.mark.agents
+COMMIT = "echo hello > greeting.txt && git add -A && git commit -qm 'Add a greeting'"
+
+
+async def test_it_works_and_says_what_it_did(rig: Rig) -> None:
+    script = (Use("run_shell_command", {"command": COMMIT}), Say("I added a greeting."))
+    async with rig("gemini", *script) as agents:
+        agent_id = await agents.spawn("add a greeting")
+        agent = await agents.ended(agent_id)
+        assert (agent["status"], agent["reason"]) == ("completed", None), await agents.log(agent_id)
+        result = agent["result"]
+        assert result["summary"] == "I added a greeting."
+        assert [commit["subject"] for commit in result["commits"]] == ["Add a greeting"]
+        assert (result["usage"]["inputTokens"], result["usage"]["outputTokens"]) == (22, 14)
+        assert result["data"]["sessionId"]
+        assert "add a greeting" in str(agents.api.asked[0]["contents"])
+
+
+async def test_an_error_of_the_api_is_a_failure(rig: Rig) -> None:
+    async with rig("gemini", Fail(400, "no such model here")) as agents:
+        agent_id = await agents.spawn()
+        agent = await agents.ended(agent_id)
+        assert (agent["status"], agent["reason"]) == ("failed", "agent_error"), await agents.log(agent_id)
+
+
+async def test_resumed_it_goes_on_in_its_session(rig: Rig) -> None:
+    async with rig("gemini", Say("Which greeting?"), Say("Then hello.")) as agents:
+        agent_id = await agents.spawn("add a greeting")
+        session = (await agents.ended(agent_id))["result"]["data"]["sessionId"]
+        await agents.hub.ask(agents.node, agents.hub.about("resume", agent_id, text="a short one"))
+        agent = await agents.ended(agent_id, attempt=2)
+        assert (agent["status"], agent["result"]["summary"]) == ("completed", "Then hello."), await agents.log(agent_id)
+        assert agent["result"]["data"]["sessionId"] == session
+        conversation = str(agents.api.asked[-1]["contents"])
+        assert conversation.index("add a greeting") < conversation.index("Which greeting?")
+        assert conversation.index("Which greeting?") < conversation.index("a short one")
