@@ -12,7 +12,7 @@ PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast test-sandbox test-agents test-browser fuzz lint format bench bench-crowd bench-logs chaos lock ci clean
+.PHONY: help install dev demo test test-fast test-sandbox test-agents test-api test-browser fuzz lint format bench bench-crowd bench-logs chaos lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -57,6 +57,9 @@ lock: ## resolve the dependencies anew into requirements/*.lock
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --no-strip-extras --constraints requirements/dev.lock \
 	  --group pyproject.toml:browser --output-file requirements/browser.lock
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --no-strip-extras --constraints requirements/dev.lock \
+	  --group pyproject.toml:api --output-file requirements/api.lock
 
 # --- use -------------------------------------------------------------------------------------------------
 
@@ -65,7 +68,7 @@ demo: install ## a hub and a spoke on this machine, one agent, from invite to re
 
 # Tests wait more than they work, so three processes suit two cores. What failed beside the others gets one more run by
 # itself, and stands in the log of both: a machine that was busy is no finding, a test that fails alone is.
-QUICK := not sandbox and not agents and not browser
+QUICK := not sandbox and not agents and not api and not browser
 test: dev ## every test, with coverage: all of common/, 95 % of everything
 	@rm -rf build/coverage && mkdir -p build/coverage
 	$(COVERAGE) run -m pytest -m '$(QUICK)' --numprocesses $(WORKERS) $(PYTEST_ARGS) || { \
@@ -94,6 +97,13 @@ build/agents/.installed: Makefile | $(VENV)/.installed-dev
 
 test-agents: dev build/agents/.installed ## Claude Code, Codex, OpenCode and Gemini CLI themselves, run by a spoke
 	$(BIN)/python -m pytest tests/agents -m agents --numprocesses $(WORKERS) $(PYTEST_ARGS)
+
+$(VENV)/.installed-api: requirements/api.lock $(VENV)/.installed-dev
+	$(PIP) install --require-hashes -r requirements/api.lock
+	@touch $@
+
+test-api: $(VENV)/.installed-api ## hub and spoke against their own OpenAPI documents, with schemathesis
+	$(BIN)/python -m pytest tests/api -m api $(PYTEST_ARGS)
 
 $(VENV)/.installed-browser: requirements/browser.lock $(VENV)/.installed-dev
 	$(PIP) install --require-hashes -r requirements/browser.lock

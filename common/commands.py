@@ -34,16 +34,16 @@ Reason = Annotated[str, Field(max_length=MAX_REASON)]
 class Context(StrictModel):
     """What the agent is to work on; `repository` and `branch` are checked for more than shape before use."""
 
-    repository: Annotated[str, Field(min_length=1, max_length=2048)]
-    branch: Annotated[str, Field(min_length=1, max_length=255)]
-    work_items: Annotated[list[Text], Field(min_length=1, max_length=100)]
+    repository: Annotated[str, Field(min_length=1, max_length=2048, examples=["https://git.example.org/team/app.git"])]
+    branch: Annotated[str, Field(min_length=1, max_length=255, examples=["main"])]
+    work_items: Annotated[list[Text], Field(min_length=1, max_length=100, examples=[["fix the login redirect"]])]
     skills: list[Skill] = Field(default_factory=list, max_length=50)
 
 
 class SpawnFields(StrictModel):
     """The fields of a spawn that the wire, the hub's API and the spoke's local API have in common."""
 
-    task_id: TaskId
+    task_id: Annotated[TaskId, Field(examples=["T-42"])]
     agent_type: AgentType
     context: Context
     priority: Annotated[int, Field(ge=1, le=10)] = DEFAULT_PRIORITY

@@ -11,7 +11,6 @@ import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Final
 
 import structlog
@@ -24,13 +23,15 @@ from common.configuration import EMBEDDED
 from common.directory import announced, exclusive
 from common.embedded_valkey import EmbeddedValkey
 from common.exchange import Exchange
-from common.http import json_response, problems
+from common.http import problems
 from common.inbox import Inbox
 from common.links import Carrier, Links
+from common.openapi import serve_openapi
 from common.own_keys import OwnKeys
 from common.post import PostTransport, open_session
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
+from common.route import to_aiohttp
 from common.scripts import ScriptSet
 from common.serving import serving
 from common.store_guard import MarkFile, StoreGuard, Watched
@@ -42,7 +43,6 @@ from hub.api.events import EventsApi
 from hub.api.freezing import FreezingApi
 from hub.api.log_stream import LogStreamApi
 from hub.api.many import ManyApi
-from hub.api.openapi import build_openapi
 from hub.api.peers import PeersApi
 from hub.api.route import Route
 from hub.api.streaming import Streams
@@ -104,15 +104,6 @@ async def open_valkey(hub: Hub) -> AsyncIterator[_Valkey]:
         yield _Valkey(client, blocking, server)
 
 
-def _openapi_route(routes: Sequence[Route]) -> web.RouteDef:
-    document = build_openapi(routes, version("hubspoke"))
-
-    async def show_openapi(_request: web.Request) -> web.Response:
-        return json_response(document)
-
-    return web.route("GET", _OPENAPI_PATH, show_openapi)
-
-
 def _agent_routes(one: AgentsApi, placing: Placing, killing: Killing, clock: Clock, audit: Audit) -> list[Route]:
     return [*one.routes(), *ManyApi(one, placing, killing, clock, audit).routes()]
 
@@ -144,7 +135,8 @@ def _application(
     door = Doorkeeper(behind.identities, entrance, scopes, behind.audit)
     app = web.Application(middlewares=[measured(metrics), problems, entrance.middleware(), door.middleware()])
     app.on_response_prepare.append(entrance.give_orders)
-    app.add_routes([*others, *(route.to_aiohttp() for route in routes), _openapi_route(routes), *dashboard.routes])
+    described = web.get(_OPENAPI_PATH, serve_openapi("hubspoke hub", routes))
+    app.add_routes([*others, *to_aiohttp(routes), described, *dashboard.routes])
     return app
 
 
@@ -204,11 +196,11 @@ class Parts:
             *WebhooksApi(self.webhooks).routes(),
             *behind.peers_api.routes(),
             *behind.freezing_api.routes(),
+            *behind.operations.routes(),
         ]
         others = [
             *FederationRoutes(intake, joining, metrics, self._own_url).routes(),
             *links.routes(),
-            *behind.operations.routes(),
         ]
         self.app = _application(behind, routes, others, metrics)
         self.app.on_shutdown.append(self._stop_watchers)

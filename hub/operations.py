@@ -11,7 +11,9 @@ from common.clock import SystemClock
 from common.errors import HubspokeError
 from common.http import json_response
 from common.inbox import TrustSource
+from common.node_views import HealthView, NotReadyView, ReadyView
 from hub.agents import Agents
+from hub.api.route import Route
 from hub.metrics import CONTENT_TYPE, Metrics
 
 UNAVAILABLE = 503
@@ -26,12 +28,27 @@ class Operations:
         self._metrics = metrics
         self._audit = audit
 
-    def routes(self) -> list[web.RouteDef]:
-        """Return the routes to add to the application."""
+    def routes(self) -> list[Route]:
+        """Return the three routes."""
         return [
-            web.get("/healthz", self.health),
-            web.get("/readyz", self.ready),
-            web.get("/metrics", self.show_metrics),
+            Route("GET", "/healthz", self.health, "Whether the node answers", response=HealthView, open_here=True),
+            Route(
+                "GET",
+                "/readyz",
+                self.ready,
+                "Whether the node takes work",
+                response=ReadyView,
+                others={UNAVAILABLE: NotReadyView},
+                open_here=True,
+            ),
+            Route(
+                "GET",
+                "/metrics",
+                self.show_metrics,
+                "What Prometheus reads",
+                media_type="text/plain",
+                open_here=True,
+            ),
         ]
 
     async def health(self, _request: web.Request) -> web.Response:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Any, Final
 
-from common.agent_state import AGENT_TYPES, REASONS, Status
 from common.errors import PeerError
 from common.http import InvalidRequest
 from common.ids import is_uuid7
@@ -42,15 +41,6 @@ class Filter:
     type: str | None = None
     task: str | None = None
     peer: str | None = None
-
-    @classmethod
-    def parse(cls, query: Mapping[str, str]) -> Filter:
-        """Read `status`, `reason`, `type`, `task` and `peer`; raises `InvalidRequest` for what no agent can have."""
-        known = {"status": get_args(Status), "reason": sorted(REASONS), "type": AGENT_TYPES}
-        for name, values in known.items():
-            if name in query and query[name] not in values:
-                raise InvalidRequest(f"{name}: is one of {', '.join(values)}")
-        return cls(*(query.get(name) for name in cls.__slots__))
 
     def fits(self, record: AgentRecord) -> bool:
         """Whether an agent is wanted."""

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
@@ -32,11 +32,13 @@ from common.ids import uuid7_time_ms
 from common.inbox import Inbox
 from common.introduction import identity_claim
 from common.links import Carrier, Links
+from common.openapi import serve_openapi
 from common.own_keys import OwnKeys
 from common.peers import LOCAL_TENANT, Peer
 from common.post import PostTransport, open_session
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
+from common.route import Route, to_aiohttp
 from common.serving import serving
 from common.store_guard import MarkFile, StoreGuard, Watched
 from common.trust_store import TrustStore
@@ -68,6 +70,7 @@ from spoke.supervision.supervisor import Supervisor
 __all__ = ["Spoke", "serve"]
 
 _log: Final = structlog.get_logger("spoke")
+_OPENAPI_PATH: Final = "/openapi.json"
 _DAY_MS: Final = 24 * 3600 * 1000
 _STOP_S: Final = 10.0
 
@@ -140,7 +143,7 @@ class _Parts:
         operator = OperatorApi(
             guard, view, self.queue, Requeuer(keys, self.queue, commands, exchange, clock), self.janitor
         )
-        self.app = _application([*federation.routes(), *local.routes(), *operator.routes()])
+        self.app = _application(federation.routes(), [*local.routes(), *operator.routes()], guard)
 
     def _limits(self) -> Mapping[str, int]:
         """Return whose agents may start now and how many at once: a peer that is not active starts none."""
@@ -159,9 +162,10 @@ class _Parts:
         return SystemClock().now_ms() - self._spoke.settings.limits.retention_days * _DAY_MS
 
 
-def _application(routes: Iterable[web.RouteDef]) -> web.Application:
+def _application(federation: Iterable[web.RouteDef], routes: Sequence[Route], guard: Guard) -> web.Application:
+    described = web.get(_OPENAPI_PATH, guard(serve_openapi("hubspoke spoke", routes)))
     app = web.Application(middlewares=[problems])
-    app.add_routes(routes)
+    app.add_routes([*federation, *to_aiohttp(routes), described])
     return app
 
 

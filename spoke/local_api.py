@@ -7,20 +7,16 @@ tenant's agents; health and metrics need no token on loopback.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Final
+from typing import Final
 
 from aiohttp import web
-from pydantic import Field
 
 from common.audit_file import Audit, acting
 from common.clock import SystemClock
-from common.commands import DEFAULT_GRACE_S, MAX_REASON
 from common.errors import CommandRefused, Unavailable
 from common.http import (
     Handler,
-    InvalidRequest,
     Unauthorized,
     check_bearer,
     is_from_loopback,
@@ -28,10 +24,23 @@ from common.http import (
     read_json,
     route_of,
 )
-from common.wire import StrictModel
-from spoke.agent_record import AgentRecord, AgentRef
+from common.node_views import HealthView, ReadyView
+from common.route import Route, read_query
+from spoke.agent_record import AgentRef
 from spoke.agent_view import AgentView, Filter, shown
-from spoke.local_spawn import LocalSpawner, LocalSpawnRequest
+from spoke.local_models import (
+    AgentList,
+    AgentQuery,
+    AgentsQuery,
+    KillRequest,
+    KillWithoutStoreView,
+    LocalSpawnRequest,
+    LogQuery,
+    LogView,
+    OperatorsAgentView,
+    SpawnedView,
+)
+from spoke.local_spawn import LocalSpawner
 from spoke.metrics import CONTENT_TYPE, Metrics
 from spoke.queue import Queue
 from spoke.queue_terms import KillStep
@@ -39,16 +48,10 @@ from spoke.runs import Runs
 from spoke.supervision.control import ask_to_end
 
 _OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_CREATED: Final = 201
 _ACCEPTED: Final = 202
 _MAX_LISTED: Final = 1000
 _MAX_LOG_BYTES: Final = 1024 * 1024
-
-
-class KillRequest(StrictModel):
-    """The body of a kill; all of it may be left out."""
-
-    grace_s: Annotated[int, Field(ge=0, le=300)] = DEFAULT_GRACE_S
-    reason: Annotated[str, Field(max_length=MAX_REASON)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +94,9 @@ class Guard:
         return guarded
 
 
-def _integer(query: Mapping[str, str], name: str, default: int, most: int) -> int:
-    text = query.get(name, str(default))
-    if not text.isascii() or not text.isdecimal() or len(text) > len(str(2**53)):
-        raise InvalidRequest(f"{name}: is a whole number from 0")
-    return min(int(text), most)
+def named(request: web.Request) -> tuple[str, str | None]:
+    """Return the agent that a request is about, and whose it is where that was said; raises `InvalidRequest`."""
+    return request.match_info["agentId"], read_query(request, AgentQuery).peer
 
 
 class LocalApi:
@@ -112,19 +113,60 @@ class LocalApi:
         self._runs = runs
         self._metrics = metrics
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         """Return the route table."""
-        table: list[tuple[str, str, Handler]] = [
-            ("POST", "/agents/spawn", self._spawn),
-            ("GET", "/agents", self._list),
-            ("GET", "/agents/{agent_id}/status", self._status),
-            ("GET", "/agents/{agent_id}/logs", self._logs),
-            ("POST", "/agents/{agent_id}/kill", self._kill),
-            ("GET", "/healthz", self._health),
-            ("GET", "/readyz", self._ready),
-            ("GET", "/metrics", self._show_metrics),
+        one, guard = "/agents/{agentId}", self._guard
+        return [
+            Route(
+                "POST",
+                "/agents/spawn",
+                guard(self._spawn),
+                "Start an agent; it cannot be lost when this answers",
+                status=_CREATED,
+                request=LocalSpawnRequest,
+                response=SpawnedView,
+                links={
+                    "get_agents_agentId_status": ("agentId", "agentId"),
+                    "get_agents_agentId_logs": ("agentId", "agentId"),
+                    "post_agents_agentId_kill": ("agentId", "agentId"),
+                },
+            ),
+            Route("GET", "/agents", guard(self._list), "List agents", query=AgentsQuery, response=AgentList),
+            Route(
+                "GET",
+                f"{one}/status",
+                guard(self._status),
+                "Show one agent",
+                query=AgentQuery,
+                response=OperatorsAgentView,
+            ),
+            Route("GET", f"{one}/logs", guard(self._logs), "Read an agent's log", query=LogQuery, response=LogView),
+            Route(
+                "POST",
+                f"{one}/kill",
+                guard(self._kill),
+                "Stop an agent, whoever asked for it",
+                query=AgentQuery,
+                request=KillRequest,
+                body_optional=True,
+                response=OperatorsAgentView,
+                others={_ACCEPTED: KillWithoutStoreView},
+            ),
+            Route(
+                "GET", "/healthz", guard(self._health), "Whether the node answers", response=HealthView, open_here=True
+            ),
+            Route(
+                "GET", "/readyz", guard(self._ready), "Whether the node takes work", response=ReadyView, open_here=True
+            ),
+            Route(
+                "GET",
+                "/metrics",
+                guard(self._show_metrics),
+                "What Prometheus reads",
+                media_type="text/plain",
+                open_here=True,
+            ),
         ]
-        return [web.route(method, path, self._guard(handler)) for method, path, handler in table]
 
     async def _spawn(self, request: web.Request) -> web.Response:
         wanted = await read_json(request, LocalSpawnRequest)
@@ -135,34 +177,34 @@ class LocalApi:
             await self._audit.record("spawn.decided", outcome=refused.code, agents=[wanted.agent_id])
             raise
         await self._audit.record("spawn.decided", outcome="accepted", agents=[record.ref.agent_id])
-        return json_response({"agentId": record.ref.agent_id, "status": record.status}, status=201)
-
-    async def _find(self, request: web.Request) -> AgentRecord:
-        return await self._view.find(request.match_info["agent_id"], request.query.get("peer"))
+        return json_response({"agentId": record.ref.agent_id, "status": record.status}, status=_CREATED)
 
     async def _status(self, request: web.Request) -> web.Response:
-        return json_response(shown(await self._find(request)))
+        return json_response(shown(await self._view.find(*named(request))))
 
     async def _list(self, request: web.Request) -> web.Response:
-        limit = _integer(request.query, "limit", 100, _MAX_LISTED)
-        records = await self._view.newest(Filter.parse(request.query), limit)
+        query = read_query(request, AgentsQuery)
+        wanted = Filter(query.status, query.reason, query.type, query.task, query.peer)
+        records = await self._view.newest(wanted, min(query.limit, _MAX_LISTED))
         return json_response({"agents": [shown(record) for record in records]})
 
     async def _kill(self, request: web.Request) -> web.Response:
+        agent_id, peer = named(request)
         wanted = await read_json(request, KillRequest) if request.can_read_body else KillRequest()
         try:
-            record = await self._find(request)
+            record = await self._view.find(agent_id, peer)
             step = KillStep(record.ref.agent_id, wanted.grace_s, "killed_by_operator", wanted.reason)
             killed = await self._queue.kill(AgentRef(record.ref.tenant, record.ref.agent_id), step)
         except Unavailable as error:
-            return await self._kill_without_store(request, wanted, error)
-        peer = record.fields.get("peer")
-        await self._audit.note("kill.decided", agents=[record.ref.agent_id], peer=peer, reason=wanted.reason)
+            return await self._kill_without_store(agent_id, peer, wanted, error)
+        owner = record.fields.get("peer")
+        await self._audit.note("kill.decided", agents=[record.ref.agent_id], peer=owner, reason=wanted.reason)
         return json_response(shown(killed or record))
 
-    async def _kill_without_store(self, request: web.Request, wanted: KillRequest, error: Unavailable) -> web.Response:
+    async def _kill_without_store(
+        self, agent_id: str, peer: str | None, wanted: KillRequest, error: Unavailable
+    ) -> web.Response:
         """Tell the keeper itself: it needs no store, and the record follows when there is one again (fault row 13)."""
-        agent_id, peer = request.match_info["agent_id"], request.query.get("peer")
         found = [run for run in await asyncio.to_thread(self._runs.unsettled_of, agent_id) if run.is_of(peer)]
         if not found:
             raise error
@@ -173,10 +215,10 @@ class LocalApi:
         return json_response({"agentId": agent_id, "status": "running", "detail": detail}, status=_ACCEPTED)
 
     async def _logs(self, request: web.Request) -> web.Response:
-        record = await self._find(request)
-        offset = _integer(request.query, "offset", 0, 2**53)
-        limit = _integer(request.query, "limit", 65_536, _MAX_LOG_BYTES)
-        piece = self._runs.read_log(record.ref, record.attempt, offset, limit)
+        query = read_query(request, LogQuery)
+        record = await self._view.find(request.match_info["agentId"], query.peer)
+        limit = min(query.limit, _MAX_LOG_BYTES)
+        piece = self._runs.read_log(record.ref, record.attempt, query.offset, limit)
         return json_response(piece.to_json(ended=record.terminal))
 
     async def _health(self, _request: web.Request) -> web.Response:

@@ -15,18 +15,12 @@ from common.exchange import Exchange
 from common.keyring import NodeKeys
 from common.peers import LOCAL_TENANT
 from common.strict_json import encode
-from common.wire import Uuid7
 from spoke.agent_record import AgentRecord
+from spoke.local_models import LocalSpawnRequest
 from spoke.policy import LOCAL_POLICY, check_spawn
 from spoke.queue import Queue
 from spoke.queue_terms import Sender, SpawnStep, StepRefused
 from spoke.router import refused_by_queue
-
-
-class LocalSpawnRequest(SpawnFields):
-    """The body of `POST /agents/spawn`; with an `agentId` of the caller's a repeated request is harmless."""
-
-    agent_id: Uuid7 | None = None
 
 
 class LocalSpawner:

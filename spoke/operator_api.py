@@ -9,25 +9,14 @@ from dataclasses import asdict
 
 from aiohttp import web
 
-from common.http import Handler, json_response, read_json
-from common.wire import StrictModel
+from common.http import json_response, read_json
+from common.route import Route
 from spoke.agent_view import AgentView, shown
 from spoke.janitor import Janitor
-from spoke.local_api import Guard
+from spoke.local_api import Guard, named
+from spoke.local_models import AgentQuery, FlagRequest, OperatorsAgentView, QueueView, SweepRequest, SweepView
 from spoke.queue import Queue
 from spoke.requeue import Requeuer
-
-
-class FlagRequest(StrictModel):
-    """The body of a drain or a pause."""
-
-    on: bool
-
-
-class SweepRequest(StrictModel):
-    """The body of a sweep; with `dryRun` nothing is removed."""
-
-    dry_run: bool = False
 
 
 class OperatorApi:
@@ -41,19 +30,48 @@ class OperatorApi:
         self._requeuer = requeuer
         self._janitor = janitor
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         """Return the route table."""
-        table: list[tuple[str, str, Handler]] = [
-            ("POST", "/agents/{agent_id}/requeue", self._requeue),
-            ("GET", "/queue", self._show_queue),
-            ("POST", "/queue/drain", self._drain),
-            ("POST", "/queue/pause", self._pause),
-            ("POST", "/sweep", self._sweep),
+        guard = self._guard
+        return [
+            Route(
+                "POST",
+                "/agents/{agentId}/requeue",
+                guard(self._requeue),
+                "Queue the work of an agent that failed or was killed again, as a new agent",
+                status=201,
+                query=AgentQuery,
+                response=OperatorsAgentView,
+            ),
+            Route("GET", "/queue", guard(self._show_queue), "How much waits and runs", response=QueueView),
+            Route(
+                "POST",
+                "/queue/drain",
+                guard(self._drain),
+                "Take no new agents, or take them again",
+                request=FlagRequest,
+                response=QueueView,
+            ),
+            Route(
+                "POST",
+                "/queue/pause",
+                guard(self._pause),
+                "Start no agents, or start them again",
+                request=FlagRequest,
+                response=QueueView,
+            ),
+            Route(
+                "POST",
+                "/sweep",
+                guard(self._sweep),
+                "Remove what is left of ended agents and kept long enough",
+                request=SweepRequest,
+                response=SweepView,
+            ),
         ]
-        return [web.route(method, path, self._guard(handler)) for method, path, handler in table]
 
     async def _requeue(self, request: web.Request) -> web.Response:
-        record = await self._view.find(request.match_info["agent_id"], request.query.get("peer"))
+        record = await self._view.find(*named(request))
         peer = record.fields.get("peer")
         self._audit.intend("requeue.asked", agents=[record.ref.agent_id], peer=peer)
         again = await self._requeuer.requeue(record)

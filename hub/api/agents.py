@@ -16,6 +16,7 @@ from common.http import JSON_TYPE, InvalidRequest, invalid_request, json_respons
 from common.ids import is_uuid7
 from common.inbox import TrustSource
 from common.peers import Peer
+from common.route import read_query
 from hub.agents import Agents, Filter, NoSuchAgent
 from hub.api.models import (
     AgentPage,
@@ -35,7 +36,7 @@ from hub.api.models import (
     SpawnManyView,
     SpawnRequest,
 )
-from hub.api.route import Route, read_query
+from hub.api.route import Route
 from hub.outbox import EnqueuedKill
 from hub.peering import spoke_of_tenant
 from hub.queries import Queries
@@ -85,7 +86,14 @@ class AgentsApi:
                 status=_ACCEPTED,
                 request=SpawnRequest,
                 response=SpawnedView,
+                other_form=(SpawnManyRequest, SpawnManyView),
                 scope="operate",
+                links={
+                    "get_agents_id": ("id", "agentId"),
+                    "post_agents_id_kill": ("id", "agentId"),
+                    "get_agents_id_logs": ("id", "agentId"),
+                    "get_agents_id_diff": ("id", "agentId"),
+                },
             ),
             Route("GET", "/api/v1/agents", self.list, "List agents", query=AgentsQuery, response=AgentPage),
             Route("GET", one, self.show, "Show one agent", query=AgentQuery, response=AgentView),
@@ -96,6 +104,7 @@ class AgentsApi:
                 "Stop an agent",
                 status=_ACCEPTED,
                 request=KillRequest,
+                body_optional=True,
                 response=KillView,
                 scope="operate",
             ),
@@ -132,6 +141,7 @@ class AgentsApi:
                 self.resume,
                 "Have an agent that has ended go on; with a `commandId` of yours it may be asked again",
                 request=ResumeRequest,
+                body_optional=True,
                 response=ResumedView,
                 scope="operate",
             ),

@@ -14,8 +14,9 @@ from aiohttp import web
 
 from common import strict_json
 from common.http import Unauthorized
+from common.route import read_query
 from hub.api.models import ChangeView, EventsQuery
-from hub.api.route import Route, read_query
+from hub.api.route import Route
 from hub.api.streaming import Streams
 from hub.feed import Change, Feed, check_event_id
 

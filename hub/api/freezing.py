@@ -9,6 +9,7 @@ from aiohttp import web
 from common.audit_file import Audit
 from common.http import json_response, read_json
 from common.peers import Peer
+from common.wire import InstanceId
 from hub.agents import Agents
 from hub.api.models import FreezeRequest, FreezeView
 from hub.api.route import Route
@@ -36,8 +37,10 @@ class FreezingApi:
                 "Have a spoke refuse this hub's spawns, and end its agents if asked",
                 status=_ACCEPTED,
                 request=FreezeRequest,
+                body_optional=True,
                 response=FreezeView,
                 scope="operate",
+                identifier=InstanceId,
             ),
             Route(
                 "POST",
@@ -47,6 +50,7 @@ class FreezingApi:
                 status=_ACCEPTED,
                 response=FreezeView,
                 scope="operate",
+                identifier=InstanceId,
             ),
         ]
 

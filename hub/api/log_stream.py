@@ -20,11 +20,12 @@ from common.commands import MAX_LOG_BYTES
 from common.envelope import Slice
 from common.errors import HubspokeError
 from common.http import InvalidRequest, Unauthorized
+from common.route import read_query
 from common.strict_json import MAX_INTEGER
 from hub.agents import Agents
 from hub.api.agents import AgentsApi, agent_id_of, view_error
 from hub.api.models import LogStreamQuery, LogView
-from hub.api.route import Route, read_query
+from hub.api.route import Route
 from hub.api.streaming import Streams
 from hub.feed import Feed
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic.config import JsonDict
 
 from common.commands import DEFAULT_GRACE_S, Reason, SpawnFields
 from common.wire import InstanceId, StrictModel, TaskId, TolerantModel, Uuid7
@@ -34,8 +35,22 @@ class PlacedView(TolerantModel):
     agents: list[SpawnOutcome]
 
 
+def _named(member: str) -> JsonDict:
+    return {"required": [member], "properties": {member: {"type": "string"}}}
+
+
+_NOT_NAMED: Final[JsonDict] = {"type": "null"}
+_SELECTIONS: Final[list[JsonValue]] = [
+    {"required": ["all"], "properties": {"all": {"const": True}, "taskId": _NOT_NAMED, "spoke": _NOT_NAMED}},
+    {"properties": {"all": {"const": False}}, "anyOf": [_named("taskId"), _named("spoke")]},
+]
+"""What the check of `KillManyRequest` says, for the description of the API."""
+
+
 class KillManyRequest(StrictModel):
     """Which agents to stop that have not ended: of a task, of a spoke, of both, or `all`."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": _SELECTIONS})
 
     task_id: TaskId | None = None
     spoke: InstanceId | None = None

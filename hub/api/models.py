@@ -11,9 +11,9 @@ from common.commands import DEFAULT_GRACE_S, MAX_LOG_BYTES, Context, Reason, Spa
 from common.envelope import Slice
 from common.handshake import Capacity
 from common.ids import UUID7_PATTERN
+from common.route import Query
 from common.strict_json import MAX_INTEGER
 from common.wire import InstanceId, StrictModel, TolerantModel, Uuid7
-from hub.api.route import Query
 
 MAX_SPAWNS = 1000
 MAX_DEADLINE_S = 30 * 86_400
@@ -27,13 +27,13 @@ Shown = Literal[
 class SpawnRequest(SpawnFields):
     """An agent to start. `agentId` makes a repeated request harmless; `deadlineS` ends the wait for the spoke."""
 
-    spoke: InstanceId
+    spoke: Annotated[InstanceId, Field(examples=["build-1"])]
     agent_id: Uuid7 | None = None
     deadline_s: Annotated[int, Field(ge=1, le=MAX_DEADLINE_S)] | None = None
 
 
 class SpawnManyRequest(StrictModel):
-    """Many agents to start; each has its own answer."""
+    """Many agents to start, each as in a request for one; each has its own answer."""
 
     agents: Annotated[list[Any], Field(min_length=1, max_length=MAX_SPAWNS)]
 
@@ -262,7 +262,11 @@ class InviteRequest(StrictModel):
     """How long the invite is good, and the labels that the spoke gets."""
 
     ttl_s: Annotated[int, Field(ge=1, le=MAX_DEADLINE_S)] = 86_400
-    labels: dict[Label, Annotated[str, Field(max_length=256)]] = Field(default_factory=dict, max_length=32)
+    labels: dict[Label, Annotated[str, Field(max_length=256)]] = Field(
+        default_factory=dict,
+        max_length=32,
+        json_schema_extra={"additionalProperties": False},  # beside those whose name fits the pattern
+    )
 
 
 class InviteView(TolerantModel):
@@ -271,16 +275,6 @@ class InviteView(TolerantModel):
     invite: str
     id: Uuid7
     expires_at: str
-
-
-class Problem(TolerantModel):
-    """RFC 9457, with a stable `code`; `errors` names wrong fields."""
-
-    type: str
-    title: str
-    status: int
-    code: str
-    detail: str
 
 
 class AgentsQuery(Query):

@@ -14,6 +14,7 @@ from common.link import Link
 from common.links import Links
 from common.peers import ConnectionState, Peer
 from common.trust_store import TrustStore
+from common.wire import InstanceId
 from hub.agents import Agents, Contact
 from hub.answers import Invite as InviteAnswer
 from hub.answers import Peer as PeerAnswer
@@ -50,7 +51,14 @@ class PeersApi:
         one = "/api/v1/peers/{id}"
         return [
             Route("GET", "/api/v1/peers", self.list, "List peers", response=PeerList),
-            Route("GET", one, self.show, "Show one peer", response=PeerView),
+            Route(
+                "GET",
+                one,
+                self.show,
+                "Show one peer",
+                response=PeerView,
+                identifier=InstanceId,
+            ),
             Route(
                 "POST",
                 f"{one}/approve",
@@ -58,12 +66,32 @@ class PeersApi:
                 "Let a pending spoke in, naming the fingerprint that was compared",
                 request=ApproveRequest,
                 response=PeerView,
+                identifier=InstanceId,
             ),
-            Route("POST", f"{one}/suspend", self._to("suspended"), "Stop all traffic with a peer", response=PeerView),
             Route(
-                "POST", f"{one}/resume", self._to("active"), "Take up traffic again, and try at once", response=PeerView
+                "POST",
+                f"{one}/suspend",
+                self._to("suspended"),
+                "Stop all traffic with a peer",
+                response=PeerView,
+                identifier=InstanceId,
             ),
-            Route("POST", f"{one}/revoke", self._to("revoked"), "End a connection for good", response=PeerView),
+            Route(
+                "POST",
+                f"{one}/resume",
+                self._to("active"),
+                "Take up traffic again, and try at once",
+                response=PeerView,
+                identifier=InstanceId,
+            ),
+            Route(
+                "POST",
+                f"{one}/revoke",
+                self._to("revoked"),
+                "End a connection for good",
+                response=PeerView,
+                identifier=InstanceId,
+            ),
             Route(
                 "POST",
                 "/api/v1/invites",
@@ -71,6 +99,7 @@ class PeersApi:
                 "Make an invite for one spoke",
                 status=_CREATED,
                 request=InviteRequest,
+                body_optional=True,
                 response=InviteView,
             ),
         ]

@@ -14,7 +14,9 @@ from hub.api.models import ErrorView, Shown
 class WebhookRequest(StrictModel):
     """Whom to tell: `url`, http(s) without user, query or fragment; of which `events` and `spokes` (empty: any)."""
 
-    url: Annotated[str, Field(max_length=2048)]
+    url: Annotated[
+        str, Field(max_length=2048, examples=["https://ci.example.org/hook"], json_schema_extra={"format": "uri"})
+    ]
     events: Annotated[list[Shown], Field(default_factory=list, max_length=9)]
     spokes: Annotated[list[InstanceId], Field(default_factory=list, max_length=1000)]
 

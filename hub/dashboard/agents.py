@@ -7,10 +7,10 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from common.route import read_query
 from hub.agents import SHOWN, Agents, Filter
 from hub.api.agents import AgentsApi, agent_id_of
 from hub.api.models import AgentsQuery, KillRequest
-from hub.api.route import read_query
 from hub.dashboard.answering import done, refused_at
 from hub.dashboard.forms import Form
 from hub.dashboard.pages import Pages

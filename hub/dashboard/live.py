@@ -17,10 +17,10 @@ from aiohttp import web
 
 from common.errors import Unavailable
 from common.http import Unauthorized
+from common.route import read_query
 from hub.agents import Agents, NoSuchAgent
 from hub.api.agents import agent_id_of
 from hub.api.models import AgentsQuery
-from hub.api.route import read_query
 from hub.dashboard.agents import AgentPages, agent_state
 from hub.dashboard.pages import Pages
 from hub.dashboard.route import Deed, Page

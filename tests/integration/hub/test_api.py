@@ -436,6 +436,9 @@ async def test_the_description_has_every_route_and_no_dangling_reference(node: H
     status, document = await node.call("GET", "/api/v1/openapi.json")
     assert (status, document["openapi"]) == (200, "3.1.0")
     assert set(document["paths"]) == {
+        "/healthz",
+        "/readyz",
+        "/metrics",
         "/api/v1/agents",
         "/api/v1/agents/place",
         "/api/v1/agents/kill",

@@ -68,7 +68,12 @@ def now_s() -> int:
 
 async def test_every_route_is_in_the_table(node: HubNode) -> None:
     _, document = await node.call("GET", "/api/v1/openapi.json")
-    routes = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    routes = {
+        (method.upper(), path)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if {} not in operation.get("security", [])  # open on this machine itself: test_auth
+    }
     assert routes == set(NEEDS)
 
 

@@ -208,7 +208,28 @@ async def test_the_operator_sees_all_agents_and_kills_any(shared: SpokeNode, hub
     assert (await shared.until_ended(spawn["id"]))["reason"] == "killed_by_operator"
 
 
-@pytest.mark.parametrize("query", ["limit=-1", "limit=x", "limit=1.5", "limit=٣", f"limit={'9' * 40}"])
+async def test_the_document_names_every_route_and_needs_the_token(shared: SpokeNode) -> None:
+    status, document = await shared.call("GET", "/openapi.json")
+    assert (status, document["openapi"]) == (200, "3.1.0")
+    assert {f"{method} {path}" for path, methods in document["paths"].items() for method in methods} == {
+        "post /agents/spawn",
+        "get /agents",
+        "get /agents/{agentId}/status",
+        "get /agents/{agentId}/logs",
+        "post /agents/{agentId}/kill",
+        "post /agents/{agentId}/requeue",
+        "get /healthz",
+        "get /readyz",
+        "get /metrics",
+        "get /queue",
+        "post /queue/drain",
+        "post /queue/pause",
+        "post /sweep",
+    }
+    assert (await shared.call("GET", "/openapi.json", headers={}))[0] == 401
+
+
+@pytest.mark.parametrize("query", ["limit=-1", "limit=x", "limit=1.5", "limit=٣", f"limit={'9' * 40}", "nonsense=1"])
 async def test_numbers_in_a_query_are_numbers(shared: SpokeNode, query: str) -> None:
     status, problem = await shared.call("GET", f"/agents?{query}")
     assert (status, problem["code"]) == (400, "invalid")
