@@ -11,18 +11,22 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, NoReturn
 
 from spoke.supervision import linux
 from spoke.supervision.cgroup import Cgroup
-from spoke.supervision.run_dir import TOKEN_NAME, LaunchSpec, Limits
+from spoke.supervision.run_dir import TOKEN_NAME, LaunchSpec, Limits, decode_launch, encode_launch
 
 _FREEZE_LIMIT_S: Final = 1.0
 _REPORT_FD: Final = 3
+_MOST_FDS: Final = 5
+_BEYOND_FDS: Final = 2**31 - 1
+"""The kernel closes a range in one call (close_range(2)), however wide it is."""
+_REHEARSAL: Final = encode_launch(LaunchSpec(argv=("",), cwd="/", env={}, timeout_s=1), "")
 
 
 class SpawnFailed(Exception):
@@ -37,46 +41,80 @@ class MainEnd:
     signal: str | None
 
 
-def spawn(spec: LaunchSpec, token: str, stdin_fd: int, output_fd: int, procs_fd: int | None = None) -> int:
-    """Start the agent in a session of its own and return its pid once it has been exec'd; raises SpawnFailed.
+class Vanished(Exception):
+    """Somebody ended it while it waited."""
 
-    `procs_fd` is the `cgroup.procs` of the control group that it enters before anything else.
+
+class Understudy:
+    """A child of this process that waits to become an agent, so that a start does not wait for a fork.
+
+    It is in a session of its own, dies with us and has nothing of ours; all that is left is to be told what to execute.
     """
-    report_fd, child_report_fd = os.pipe()
-    keeper = os.getpid()
-    try:
-        pid = os.fork()
-        if pid == 0:
-            _become_agent(spec, token, (stdin_fd, output_fd, child_report_fd), procs_fd, keeper)
-    except OSError as error:
-        os.close(report_fd)
-        raise SpawnFailed(f"fork: {error.strerror}") from error
-    finally:
-        os.close(child_report_fd)
-    with os.fdopen(report_fd, "rb") as report:
-        failure = report.read()  # ends at exec: the other end is close-on-exec
-    if failure:
-        os.waitpid(pid, 0)
-        raise SpawnFailed(failure.decode(errors="replace"))
-    return pid
+
+    def __init__(self) -> None:
+        """Fork it; raises SpawnFailed."""
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        keeper = os.getpid()
+        with theirs:
+            try:
+                self.pid = os.fork()
+            except OSError as error:
+                self._socket.close()
+                raise SpawnFailed(f"fork: {error.strerror}") from error
+            if self.pid == 0:
+                _become_agent(theirs, keeper)
+
+    def perform(self, spec: LaunchSpec, token: str, stdin_fd: int, output_fd: int, procs_fd: int | None = None) -> int:
+        """Have it execute `spec` and return its pid once it has; raises SpawnFailed, and `Vanished` when it is gone.
+
+        `procs_fd` is the `cgroup.procs` of the control group that it enters before anything else.
+        """
+        report_fd, child_report_fd = os.pipe()
+        script_fd = os.memfd_create("launch")
+        try:
+            _write_all(script_fd, encode_launch(spec, token))
+            fds = [script_fd, stdin_fd, output_fd, child_report_fd, *([] if procs_fd is None else [procs_fd])]
+            with self._socket:
+                socket.send_fds(self._socket, [b"go"], fds)
+        except ConnectionError as error:
+            os.close(report_fd)
+            raise Vanished from error
+        finally:
+            os.close(script_fd)
+            os.close(child_report_fd)
+        with os.fdopen(report_fd, "rb") as report:
+            failure = report.read()  # ends at exec: the other end is close-on-exec
+        if failure:
+            os.waitpid(self.pid, 0)
+            raise SpawnFailed(failure.decode(errors="replace"))
+        return self.pid
 
 
-def _become_agent(
-    spec: LaunchSpec, token: str, fds: tuple[int, int, int], procs_fd: int | None, keeper: int
-) -> NoReturn:  # pragma: no cover - runs between fork and exec, where no measurement survives
-    step, report_fd = "prepare", fds[-1]
+def _write_all(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _become_agent(cue: socket.socket, keeper: int) -> NoReturn:  # pragma: no cover - no measurement survives the exec
+    step, report_fd = "prepare", -1
     try:
         os.setsid()
         linux.die_with_parent()
         if os.getppid() != keeper:
             os._exit(127)  # the keeper died before the line above took effect
-        if procs_fd is not None:
-            step = "control group"
+        _reset()
+        decode_launch(_REHEARSAL)  # what is touched for the first time after a fork is copied: better now than then
+        _, fds, _, _ = socket.recv_fds(cue, 2, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+        if not fds:
+            os._exit(0)  # the keeper has no agent to start
+        script_fd, stdin_fd, output_fd, report_fd, *procs = fds
+        spec, token = decode_launch(os.pread(script_fd, os.fstat(script_fd).st_size, 0))
+        step = "control group"
+        for procs_fd in procs:
             os.write(procs_fd, b"0")
-        _take_only(*fds)
+        _take_only(stdin_fd, output_fd, report_fd)
         report_fd = _REPORT_FD
-        _reset_signals()
-        os.umask(0o077)
         step = f"chdir {spec.cwd}"
         os.chdir(spec.cwd)
         step = "setrlimit"
@@ -84,10 +122,15 @@ def _become_agent(
         step = f"exec {spec.argv[0]}"
         os.execvpe(spec.argv[0], spec.argv, {**spec.env, TOKEN_NAME: token})  # noqa: S606 - argv, never a shell
     except BaseException as error:  # nothing may leave this function, whatever it is
-        reason = error.strerror if isinstance(error, OSError) else repr(error)
-        os.write(report_fd, f"{step}: {reason}".encode(errors="replace")[:4096])
+        _report(report_fd, step, error)
     finally:
         os._exit(127)
+
+
+def _report(report_fd: int, step: str, error: BaseException) -> None:  # pragma: no cover - between fork and exec
+    reason = error.strerror if isinstance(error, OSError) else repr(error)
+    if report_fd >= 0:
+        os.write(report_fd, f"{step}: {reason}".encode(errors="replace")[:4096])
 
 
 def _take_only(stdin_fd: int, output_fd: int, report_fd: int) -> None:  # pragma: no cover - between fork and exec
@@ -96,13 +139,11 @@ def _take_only(stdin_fd: int, output_fd: int, report_fd: int) -> None:  # pragma
     os.dup2(output_fd, 2)
     if report_fd != _REPORT_FD:
         os.dup2(report_fd, _REPORT_FD, inheritable=False)
-    for fd in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-        if fd > _REPORT_FD:
-            with suppress(OSError):  # the descriptor of the listing itself is closed already
-                os.close(fd)
+    os.closerange(_REPORT_FD + 1, _BEYOND_FDS)
 
 
-def _reset_signals() -> None:  # pragma: no cover - between fork and exec
+def _reset() -> None:  # pragma: no cover - between fork and exec
+    os.umask(0o077)
     signal.set_wakeup_fd(-1)
     for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(signum, signal.SIG_DFL)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from spoke.supervision import linux
-from spoke.supervision.agent_process import AgentProcess, MainEnd, SpawnFailed, spawn
+from spoke.supervision.agent_process import AgentProcess, MainEnd, SpawnFailed, Understudy, Vanished
 from spoke.supervision.allowance import Allowance
 from spoke.supervision.conversation import Conversation
 from spoke.supervision.course import Action, Course
@@ -65,27 +65,38 @@ class KeeperFds:
     status: int
 
 
-def keep(fds: KeeperFds) -> int:
-    """Run one agent from launch record to ending and return the exit status of this process."""
+def prepare() -> Understudy | None:
+    """Become a process that can keep an agent, whichever that will be, and return who will be that agent, if anybody.
+
+    Everything that can be done before it is wanted is done here.
+    """
     os.setsid()
-    os.fchdir(fds.run)
     _detach_stdio()
-    linux.set_process_name("hubspoke-keeper")
+    linux.set_process_name("hubspoke-spare")
     linux.become_subreaper()
+    with suppress(SpawnFailed):  # there may be room for it when it is wanted
+        return Understudy()
+    return None
+
+
+def keep(fds: KeeperFds, understudy: Understudy | None) -> int:
+    """Run one agent from launch record to ending and return the exit status of this process, after `prepare`."""
+    os.fchdir(fds.run)
+    linux.set_process_name("hubspoke-keeper")
     try:
-        _keep_agent(fds)
+        _keep_agent(fds, understudy)
     except Exception:
         write_file(CRASH, traceback.format_exc().encode(errors="replace"), fds.run, durable=False)
         return 1
     return 0
 
 
-def _keep_agent(fds: KeeperFds) -> None:
+def _keep_agent(fds: KeeperFds, understudy: Understudy | None) -> None:
     spec, token = decode_launch(read_file(LAUNCH, fds.run) or b"")
     started_at = linux.now_rfc3339()
     try:
         _write_identity(fds.run, started_at)
-        keeper = Keeper(spec, token, fds, started_at)
+        keeper = Keeper(spec, token, fds, started_at, understudy or Understudy())
     except SpawnFailed as failure:
         ending = Ending("spawn_failed", linux.now_rfc3339(), started_at=started_at, detail=str(failure))
         _write_ending(fds.run, ending)
@@ -133,7 +144,7 @@ def _write_ending(run_fd: int, ending: Ending) -> None:
 class Keeper:
     """Starts the agent of `spec` and sees it to its end; raises SpawnFailed when it cannot be started."""
 
-    def __init__(self, spec: LaunchSpec, token: str, fds: KeeperFds, started_at: str) -> None:
+    def __init__(self, spec: LaunchSpec, token: str, fds: KeeperFds, started_at: str, understudy: Understudy) -> None:
         now = time.monotonic()
         self._course = Course(now, timeout_s=spec.timeout_s, silence_s=spec.silence_s, grace_s=spec.grace_s)
         self._grace_s = spec.grace_s
@@ -144,6 +155,7 @@ class Keeper:
         self._started_at = started_at
         self._signals: dict[str, str] = {}
         self._wake_fd = self._wake_on_signals()
+        self._understudy = understudy
         self._pump = self._start(spec, token)
 
     def _start(self, spec: LaunchSpec, token: str) -> LogPump:
@@ -171,7 +183,10 @@ class Keeper:
             raise SpawnFailed(f"control group {spec.cgroup}: {error.strerror}") from error
         limited = replace(spec, limits=self._allowance.limits)
         try:
-            pid = spawn(limited, token, stdin_fd, output_fd, procs_fd)
+            try:
+                pid = self._understudy.perform(limited, token, stdin_fd, output_fd, procs_fd)
+            except Vanished:
+                pid = Understudy().perform(limited, token, stdin_fd, output_fd, procs_fd)
         except SpawnFailed:
             self._allowance.close()
             raise

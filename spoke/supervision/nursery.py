@@ -1,7 +1,8 @@
-"""The nursery: a small resident process that forks a keeper for each agent start.
+"""The nursery: a small resident process that has a keeper ready for the next agent start.
 
 A fork of it takes about a millisecond, where a new interpreter takes thirty; and it has one thread, so forking is safe,
-as it would not be in the spoke. It keeps no state: it ends when its socket does, and its keepers do not notice.
+as it would not be in the spoke. The next keeper is forked before it is wanted, so a start does not wait for that. It
+keeps no state: it ends when its socket does, its keepers do not notice, and a keeper without an agent ends with it.
 Each request carries four descriptors (`keeper.KeeperFds`); anything else is dropped. Standard library only.
 """
 
@@ -14,41 +15,89 @@ import socket
 from typing import Final
 
 from spoke.supervision import linux
-from spoke.supervision.keeper import KeeperFds, keep
+from spoke.supervision.agent_process import Understudy
+from spoke.supervision.keeper import KeeperFds, keep, prepare
 
 REQUEST: Final = b"start"
 _FDS: Final = 4
 
 
+class Wanted(Exception):
+    """Raised in a process that was forked to keep an agent, with what it is to keep, None for nothing."""
+
+    def __init__(self, fds: KeeperFds | None, understudy: Understudy | None) -> None:
+        super().__init__()
+        self.fds = fds
+        self.understudy = understudy
+
+
+class Spare:
+    """A keeper that was forked and waits for its agent; `there` is false where none could be forked."""
+
+    def __init__(self, requests: socket.socket) -> None:
+        """Fork one; raises `Wanted` in it as soon as it knows what to keep."""
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                pid = os.fork()
+            except OSError:
+                self._socket.close()
+            else:
+                if pid == 0:
+                    requests.close()
+                    self._socket.close()
+                    understudy = prepare()
+                    fds = _receive(theirs)
+                    raise Wanted(KeeperFds(*fds) if fds is not None and len(fds) == _FDS else None, understudy)
+
+    def hand_over(self, fds: list[int]) -> bool:
+        """Give it an agent to keep; false when it is gone."""
+        try:
+            with self._socket:
+                socket.send_fds(self._socket, [REQUEST], fds)
+        except OSError:
+            return False
+        return True
+
+
 def main(socket_fd: int) -> int:
-    """Serve start requests until the spoke's end closes; in a forked keeper, return when its agent has ended."""
+    """Serve start requests until the spoke's end closes; in a keeper, return when its agent has ended."""
     os.umask(0o077)
     linux.set_process_name("hubspoke-nursery")
     for signum in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):  # ended keepers are reaped by the kernel
         signal.signal(signum, signal.SIG_IGN)
     gc.collect()
     gc.freeze()  # collections in a keeper must not copy the pages it shares with us
-    requests = socket.socket(fileno=socket_fd)
+    try:
+        _serve(socket.socket(fileno=socket_fd))
+    except Wanted as wanted:
+        status = 0 if wanted.fds is None else keep(wanted.fds, wanted.understudy)
+        os._exit(status)  # an interpreter that is taken down properly takes longer than all the rest
+    return 0
+
+
+def _serve(requests: socket.socket) -> None:
+    spare = Spare(requests)
     while (fds := _receive(requests)) is not None:
-        if len(fds) == _FDS and _fork(fds[-1]) == 0:
-            requests.close()
-            return keep(KeeperFds(*fds))
+        if len(fds) == _FDS:
+            # One that died, or could not be forked, gets one successor; then the starter hears of it and tries again.
+            if not spare.hand_over(fds) and not Spare(requests).hand_over(fds):
+                _tell(fds[-1])
+            for fd in fds:
+                os.close(fd)
+            fds.clear()
+            spare = Spare(requests)
         for fd in fds:
             os.close(fd)
     requests.close()
-    return 0
+
+
+def _tell(status_fd: int) -> None:
+    """Tell the starter that there is no keeper for its agent."""
+    os.write(status_fd, b"fork: no process for a keeper")
 
 
 def _receive(requests: socket.socket) -> list[int] | None:
     """Return the descriptors of the next request, None when the spoke is gone."""
     message, fds, _, _ = socket.recv_fds(requests, len(REQUEST), _FDS, socket.MSG_CMSG_CLOEXEC)
     return fds if message else None
-
-
-def _fork(status_fd: int) -> int:
-    """Fork, or tell the starter why not; returns 0 in the child, -1 when there is none."""
-    try:
-        return os.fork()
-    except OSError as error:
-        os.write(status_fd, f"fork: {error.strerror}".encode())
-        return -1

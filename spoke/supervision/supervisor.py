@@ -192,7 +192,7 @@ def _write_launch(dir_fd: int, spec: LaunchSpec) -> None:
     """Write stdin and then, as the fence, the launch record; raises LaunchRefused when there is one."""
     if read_file(LAUNCH, dir_fd) is not None:
         raise LaunchRefused("the run directory holds a launch record: an attempt is started at most once")
-    write_file(STDIN, spec.stdin, dir_fd, durable=True)
+    write_file(STDIN, spec.stdin, dir_fd, durable=False)  # after a power cut nobody starts this attempt again
     write_file(LAUNCH, encode_launch(spec, secrets.token_hex(16)), dir_fd, durable=True)
 
 

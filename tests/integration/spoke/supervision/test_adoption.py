@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -256,6 +256,36 @@ async def test_a_nursery_that_does_not_end_is_killed(
     async with Supervisor(nursery_env=nursery_env) as supervisor:
         assert supervisor.nursery_pid is not None
         os.kill(supervisor.nursery_pid, signal.SIGSTOP)
+
+
+def spares() -> dict[linux.Process, linux.ProcessStat]:
+    """The processes that wait to keep an agent, or to become one."""
+    found = {}
+    for each, stat in linux.descendants_of(os.getpid()).items():
+        with suppress(FileNotFoundError):
+            if stat.state != "Z" and Path(f"/proc/{each.pid}/comm").read_text() == "hubspoke-spare\n":
+                found[each] = stat
+    return found
+
+
+@pytest.mark.parametrize("which", ["keeper", "understudy"])
+async def test_a_killed_spare_is_replaced(
+    supervisor: Supervisor, new_run: Callable[[str], Path], work: Path, which: str
+) -> None:
+    for number in range(3):
+        await until(lambda: len(spares()) == 2)
+        waiting = {stat.ppid == supervisor.nursery_pid: each.pid for each, stat in spares().items()}
+        os.kill(waiting[which == "keeper"], signal.SIGKILL)
+        await until(lambda: waiting[which == "keeper"] not in [each.pid for each in spares()])  # noqa: B023 - waited for
+        run_dir = new_run(f"run-{number}")
+        await supervisor.start(run_dir, shell("exit 7", work))
+        assert (await supervisor.wait(run_dir)).exit_code == 7
+
+
+async def test_spares_end_with_the_nursery(nursery_env: dict[str, str]) -> None:
+    async with Supervisor(nursery_env=nursery_env):
+        await until(lambda: len(spares()) == 2)
+    await until(lambda: not spares())
 
 
 async def test_a_request_that_is_none_is_dropped(nursery_env: dict[str, str]) -> None:

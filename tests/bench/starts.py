@@ -1,0 +1,168 @@
+"""`make bench-starts`: from a start to the first instruction of the agent, beside what starts programs without us.
+
+The agent is a shell that writes one byte into a FIFO; the time is taken when that byte comes. Measured in one run:
+
+- bare: `asyncio.create_subprocess_exec` of the same program;
+- nursery: `Supervisor.start`, with a run directory, a durable launch record, a keeper and a log of its own;
+- a workspace, cold (its repository was never seen) and warm, beside plain `git clone` and `git worktree add`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from common.clock import SystemClock
+from common.repository import parse_repository
+from spoke.git import Git
+from spoke.supervision.run_dir import LaunchSpec
+from spoke.supervision.supervisor import Supervisor
+from spoke.workspace import Workspaces
+from tests.integration.spoke.repositories import make_repository
+
+_ROW: Final = "{:<34}{:>10}{:>12}{:>10}{:>10}{:>10}"
+
+
+@dataclass
+class Gate:
+    """A FIFO in which each agent tells that it runs; `arrivals` are the times by its number."""
+
+    path: Path
+    arrivals: dict[int, float] = field(default_factory=dict)
+    waiting: dict[int, asyncio.Event] = field(default_factory=dict)
+
+    def open(self) -> None:
+        """Listen."""
+        os.mkfifo(self.path)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
+        asyncio.get_running_loop().add_reader(self._fd, self._read)
+
+    def close(self) -> None:
+        """Listen no more."""
+        asyncio.get_running_loop().remove_reader(self._fd)
+        os.close(self._fd)
+
+    def _read(self) -> None:
+        now = time.perf_counter()
+        for line in os.read(self._fd, 65536).split():
+            self.arrivals[int(line)] = now
+            self.waiting.setdefault(int(line), asyncio.Event()).set()
+
+    def argv(self, number: int) -> tuple[str, ...]:
+        """Return the program that tells it."""
+        return ("/bin/sh", "-c", f"echo {number} > {self.path}")
+
+    async def came(self, number: int) -> float:
+        """Wait for it."""
+        await self.waiting.setdefault(number, asyncio.Event()).wait()
+        return self.arrivals[number]
+
+
+Start = Callable[[int], Awaitable[None]]
+
+
+async def measure(gate: Gate, start: Start, numbers: range, at_once: int) -> tuple[list[float], float]:
+    """Return the latencies in ms, sorted, and the starts a second."""
+    slots, latencies = asyncio.Semaphore(at_once), []
+
+    async def one(number: int) -> None:
+        async with slots:
+            began = time.perf_counter()
+            starting = asyncio.ensure_future(start(number))
+            latencies.append((await gate.came(number) - began) * 1000)
+            await starting
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one(number) for number in numbers))
+    return sorted(latencies), len(numbers) / (time.perf_counter() - began)
+
+
+async def run(scratch: Path, count: int) -> None:
+    """Measure and print the table."""
+    gate = Gate(scratch / "gate")
+    gate.open()
+    print(_ROW.format("start", "at once", "per second", "p50 ms", "p99 ms", "of bare"))
+    async with Supervisor() as supervisor:
+
+        async def bare(number: int) -> None:
+            process = await asyncio.create_subprocess_exec(*gate.argv(number), cwd=scratch)
+            await process.wait()
+
+        async def nursery(number: int) -> None:
+            directory = scratch / "runs" / str(number)
+            directory.mkdir(parents=True)
+            spec = LaunchSpec(argv=gate.argv(number), cwd=str(scratch), env={"PATH": os.defpath}, timeout_s=60)
+            await supervisor.start(directory, spec)
+            await supervisor.wait(directory)
+
+        first = 0
+        for at_once in (1, 16):
+            base = 0.0
+            for name, start in (("bare", bare), ("nursery", nursery)):
+                latencies, rate = await measure(gate, start, range(first, first + count), at_once)
+                first += count
+                p50, p99 = statistics.median(latencies), latencies[int(len(latencies) * 0.99) - 1]
+                base = base or p50
+                print(_ROW.format(name, at_once, f"{rate:.0f}", f"{p50:.2f}", f"{p99:.2f}", f"{p50 / base:.1f}"))
+    gate.close()
+    await workspaces(scratch, 20)
+
+
+async def workspaces(scratch: Path, count: int) -> None:
+    """Measure what making a workspace costs beside git alone, and print it."""
+    origin = make_repository(scratch / "origin")
+    repository = parse_repository(origin.as_uri())
+    git, clock = Git(os.environ), SystemClock()
+    warm = Workspaces(scratch / "warm", git=git)
+    await warm.prepare("bench_1", clock.new_id(), repository, "main")
+    clone = scratch / "clone"
+    await git.run("clone", "--quiet", origin, clone, timeout_s=60, transport="file")
+
+    async def ours_cold(number: int) -> None:
+        cold = Workspaces(scratch / f"cold-{number}", git=git)
+        await cold.prepare("bench_1", clock.new_id(), repository, "main")
+
+    async def ours_warm(_: int) -> None:
+        await warm.prepare("bench_1", clock.new_id(), repository, "main")
+
+    async def git_clone(number: int) -> None:
+        await git.run("clone", "--quiet", origin, scratch / f"clone-{number}", timeout_s=60, transport="file")
+
+    async def git_worktree(number: int) -> None:
+        add = ("worktree", "add", "--quiet", "-b", f"b{number}", scratch / f"tree-{number}")
+        await git.run("-C", clone, *add, timeout_s=60)
+
+    for name, make, beside in (("cold", ours_cold, git_clone), ("warm", ours_warm, git_worktree)):
+        theirs, ours = [await _median_ms(each, count) for each in (beside, make)]
+        print(_ROW.format(beside.__name__.replace("_", " "), 1, "", f"{theirs:.2f}", "", "1.0"))
+        print(_ROW.format(f"workspace, {name}", 1, "", f"{ours:.2f}", "", f"{ours / theirs:.1f}"))
+
+
+async def _median_ms(make: Start, count: int) -> float:
+    times = []
+    for number in range(count):
+        began = time.perf_counter()
+        await make(number)
+        times.append((time.perf_counter() - began) * 1000)
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Read the options and run."""
+    parser = argparse.ArgumentParser(prog="make bench-starts", description=__doc__)
+    parser.add_argument("--count", type=int, default=300, help="starts of each kind")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hubspoke-starts-") as scratch:
+        asyncio.run(run(Path(scratch), options.count))
+
+
+if __name__ == "__main__":
+    main()
