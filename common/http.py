@@ -21,12 +21,11 @@ from common import strict_json
 from common.errors import EnvelopeRejected, HubspokeError, LocalError, Malformed, PeerError, RateLimited, Unavailable
 from common.jose import MAX_ENVELOPE_BYTES
 from common.listener import awaiting_body
+from common.problem_codes import CODES, PATH, UNKNOWN_TYPE
 
 ENVELOPE_TYPE: Final = "application/jose"
 JSON_TYPE: Final = "application/json"
 PROBLEM_TYPE: Final = "application/problem+json"
-PROBLEM_URI: Final = "https://hubspoke.invalid/problems/"
-"""Prefix of a problem's `type`; `.invalid` (RFC 2606) because nobody need be reached to understand the code."""
 BODY_TIMEOUT_S: Final = 10.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -80,8 +79,10 @@ def encode_problem(error: HubspokeError) -> bytes:
 
 def _encode_problem(status: int, code: str, detail: str, members: Mapping[str, object]) -> bytes:
     phrase = HTTPStatus(status).phrase
+    # Relative, and so the same on every node: it leads to the node that answered.
+    kind = f"{PATH}/{code}" if code in CODES else UNKNOWN_TYPE
     return strict_json.encode(
-        {"type": PROBLEM_URI + code, "title": phrase, "status": status, "code": code, "detail": detail, **members}
+        {"type": kind, "title": phrase, "status": status, "code": code, "detail": detail, **members}
     )
 
 

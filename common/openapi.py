@@ -115,6 +115,8 @@ def _operation(route: Route) -> dict[str, Any]:
             "required": not route.body_optional,
             **_content(_requests(route), "application/json"),
         }
+    if route.public:
+        operation["security"] = []
     if route.open_here:
         operation["security"] = [{}, {"token": []}]
     return operation

@@ -46,6 +46,8 @@ class Route:
     body_optional: bool = False
     open_here: bool = False
     """Needs no token from this machine itself."""
+    public: bool = False
+    """Needs no token."""
     links: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """What can be asked next, by `operationId`: a parameter of that and where in this answer its value is."""
 

@@ -29,6 +29,7 @@ from common.links import Carrier, Links
 from common.openapi import serve_openapi
 from common.own_keys import OwnKeys
 from common.post import PostTransport, open_session
+from common.problem_routes import problem_routes
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
 from common.route import to_aiohttp
@@ -135,8 +136,9 @@ def _application(
     door = Doorkeeper(behind.identities, entrance, scopes, behind.audit)
     app = web.Application(middlewares=[measured(metrics), problems, entrance.middleware(), door.middleware()])
     app.on_response_prepare.append(entrance.give_orders)
-    described = web.get(_OPENAPI_PATH, serve_openapi("hubspoke hub", routes))
-    app.add_routes([*others, *to_aiohttp(routes), described, *dashboard.routes])
+    described = [*routes, *problem_routes()]
+    document = web.get(_OPENAPI_PATH, serve_openapi("hubspoke hub", described))
+    app.add_routes([*others, *to_aiohttp(described), document, *dashboard.routes])
     return app
 
 

@@ -1,8 +1,8 @@
 """Who may use the admin's side of the hub: holders of `admin.token` or of a token that it made (attack rows 36, 58).
 
 Asked before a handler runs, by the scope of the route; a path without a route opens nothing either. Only the
-federation protocol, which brings its own signatures, is open; what says how the node is, is open on this machine
-itself. Whoever is let in is named in the audit of what they decide.
+federation protocol, which brings its own signatures, and the meanings of problem codes are open; what says how the node
+is, is open on this machine itself. Whoever is let in is named in the audit of what they decide.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from aiohttp.typedefs import Handler, Middleware
 from common.audit_file import Audit, acting
 from common.clock import Clock
 from common.http import Unauthorized, is_from_loopback, route_of
+from common.problem_codes import PATH
 from hub.scopes import Forbidden, Scope, check_scope, default_scope
 from hub.tokens import TokenStore
 
@@ -31,7 +32,7 @@ _FORWARDED: Final = ("Forwarded", "X-Forwarded-For")
 
 
 def _is_open(request: web.Request) -> bool:
-    if request.path.startswith(_FEDERATION):
+    if request.path.startswith((_FEDERATION, f"{PATH}/")) or request.path == PATH:
         return True
     # Behind a proxy on this machine everybody comes from loopback.
     is_local = is_from_loopback(request) and not any(name in request.headers for name in _FORWARDED)

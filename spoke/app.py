@@ -36,6 +36,7 @@ from common.openapi import serve_openapi
 from common.own_keys import OwnKeys
 from common.peers import LOCAL_TENANT, Peer
 from common.post import PostTransport, open_session
+from common.problem_routes import problem_routes
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
 from common.route import Route, to_aiohttp
@@ -143,7 +144,7 @@ class _Parts:
         operator = OperatorApi(
             guard, view, self.queue, Requeuer(keys, self.queue, commands, exchange, clock), self.janitor
         )
-        self.app = _application(federation.routes(), [*local.routes(), *operator.routes()], guard)
+        self.app = _application(federation.routes(), [*local.routes(), *operator.routes(), *problem_routes()], guard)
 
     def _limits(self) -> Mapping[str, int]:
         """Return whose agents may start now and how many at once: a peer that is not active starts none."""

@@ -439,6 +439,8 @@ async def test_the_description_has_every_route_and_no_dangling_reference(node: H
         "/healthz",
         "/readyz",
         "/metrics",
+        "/problems",
+        "/problems/{code}",
         "/api/v1/agents",
         "/api/v1/agents/place",
         "/api/v1/agents/kill",

@@ -56,6 +56,13 @@ async def test_no_route_opens_without_the_token(node: HubNode, spoke: StandinSpo
     assert peer["state"] == "active"
 
 
+@pytest.mark.parametrize("path", ["/problems", "/problems/expired"])
+async def test_what_a_problem_means_is_open_to_everybody(node: HubNode, path: str) -> None:
+    for headers in ({}, {"X-Forwarded-For": "203.0.113.9"}, {"Authorization": "Bearer wrong"}):
+        assert (await node.call("GET", path, headers=headers))[0] == 200
+    assert (await node.call("GET", "/problems-of-others", headers={}))[0] == 401
+
+
 @pytest.mark.attack(58)
 @pytest.mark.parametrize("headers", TOKENS.values(), ids=TOKENS.keys())
 async def test_only_the_token_itself_opens(

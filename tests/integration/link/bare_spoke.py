@@ -111,7 +111,7 @@ async def received(socket: Socket) -> bytes:
 async def problem(socket: Socket) -> dict[str, Any]:
     """Return the next message, which is a problem document."""
     document: dict[str, Any] = json.loads(await received(socket))
-    assert document["type"] == f"https://hubspoke.invalid/problems/{document['code']}"
+    assert document["type"] == f"/problems/{document['code']}"
     return document
 
 

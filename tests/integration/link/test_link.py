@@ -98,7 +98,7 @@ async def test_a_refusal_is_the_answer_in_its_place(
         await socket.send_str(request(1).decode())
         document = json.loads((await socket.receive()).data)
         assert members.items() <= document.items()
-        assert (document["type"], document["status"]) == (f"https://hubspoke.invalid/problems/{code}", status)
+        assert (document["type"], document["status"]) == (f"/problems/{code}", status)
         assert "secret" not in json.dumps(document)
 
 

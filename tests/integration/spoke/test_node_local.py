@@ -221,12 +221,15 @@ async def test_the_document_names_every_route_and_needs_the_token(shared: SpokeN
         "get /healthz",
         "get /readyz",
         "get /metrics",
+        "get /problems",
+        "get /problems/{code}",
         "get /queue",
         "post /queue/drain",
         "post /queue/pause",
         "post /sweep",
     }
     assert (await shared.call("GET", "/openapi.json", headers={}))[0] == 401
+    assert (await shared.call("GET", "/problems/expired", headers={}))[0] == 200
 
 
 @pytest.mark.parametrize("query", ["limit=-1", "limit=x", "limit=1.5", "limit=٣", f"limit={'9' * 40}", "nonsense=1"])

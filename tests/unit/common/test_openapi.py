@@ -71,6 +71,7 @@ ROUTES = [
     _route("POST", "/things/{id}/seek", request=Wanted, body_optional=True, response=Found, others={202: Later}),
     _route("POST", "/things/seek", request=Wanted, response=FoundMany),
     _route("GET", "/state", media_type="text/plain", open_here=True),
+    _route("GET", "/words", response=Found, public=True),
 ]
 
 
@@ -109,12 +110,20 @@ def test_what_is_open_here_needs_a_token_elsewhere_only() -> None:
     described = operation("get", "/state")
     assert described["security"] == [{}, {"token": []}]
     assert described["responses"]["200"]["content"] == {"text/plain": {"schema": {"type": "string"}}}
+    assert operation("get", "/words")["security"] == []
     assert "security" not in operation("post", "/things")
 
 
 def test_every_operation_has_a_name_of_its_own() -> None:
     names = [operation_id(route.method, route.path) for route in ROUTES]
-    assert names == ["post_things", "get_things_id", "post_things_id_seek", "post_things_seek", "get_state"]
+    assert names == [
+        "post_things",
+        "get_things_id",
+        "post_things_id_seek",
+        "post_things_seek",
+        "get_state",
+        "get_words",
+    ]
     assert operation_id("GET", "/api/v1/agents/{id}/logs") == "get_agents_id_logs"
 
 
