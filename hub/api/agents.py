@@ -238,17 +238,25 @@ class AgentsApi:
         """Give a running agent a message; where no answer comes nobody knows, and the same may be sent again."""
         agent_id = agent_id_of(request)
         wanted = await read_json(request, SendRequest)
-        peer = await self._holder(agent_id)
-        command_id = wanted.command_id or self._queries.new_id()
-        await self._audit.note("send.asked", agents=[agent_id], command=command_id)
-        await self._queries.tell(peer, agent_id, wanted.text, command_id)
+        command_id = wanted.command_id or self.new_id()
+        await self.pass_on(agent_id, wanted.text, command_id)
         return json_response({"agentId": agent_id, "commandId": command_id})
+
+    async def pass_on(self, agent_id: str, text: str, command_id: str) -> None:
+        """Give an agent a message, with a line in the audit; raises what `Queries.tell` does, and as `go_on`."""
+        peer = await self._holder(agent_id)
+        await self._audit.note("send.asked", agents=[agent_id], command=command_id)
+        await self._queries.tell(peer, agent_id, text, command_id)
+
+    def new_id(self) -> str:
+        """Return a fresh command id."""
+        return self._queries.new_id()
 
     async def resume(self, request: web.Request) -> web.Response:
         """Have an agent go on; where no answer comes nobody knows, and the same may be asked again."""
         agent_id = agent_id_of(request)
         wanted = await read_json(request, ResumeRequest) if request.can_read_body else ResumeRequest()
-        command_id = wanted.command_id or self._queries.new_id()
+        command_id = wanted.command_id or self.new_id()
         record = await self.go_on(agent_id, wanted.text, command_id)
         view = record.to_view()
         answer = {"agentId": agent_id, "commandId": command_id, "status": view["status"], "attempt": view["attempt"]}

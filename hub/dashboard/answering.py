@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from aiohttp import web
+from pydantic import ValidationError
 
 from common.errors import HubspokeError, LocalError
+from common.http import invalid_request
 from hub.dashboard.pages import SESSION
 
 
@@ -26,4 +28,7 @@ def refused_at(request: web.Request, where: str) -> Iterator[None]:
         raise
     except HubspokeError as error:
         request[SESSION].notes.append(("failed", error.message))
+        raise web.HTTPSeeOther(where) from error
+    except ValidationError as error:
+        request[SESSION].notes.append(("failed", invalid_request(error).message))
         raise web.HTTPSeeOther(where) from error

@@ -26,6 +26,7 @@ from hub.dashboard.pages import Pages
 from hub.dashboard.sessions import Sessions
 from hub.dashboard.spawning import SpawnPages
 from hub.dashboard.spokes import SpokePages
+from hub.dashboard.work import WorkPages
 from hub.feed import Feed
 from hub.operations import Operations
 
@@ -70,6 +71,7 @@ class Dashboard:
                 *lists.pages(),
                 *SpawnPages(pages, behind.agents_api, behind.agents, behind.trust, behind.clock).pages(),
                 *LogPages(pages, behind.agents_api, behind.agents).pages(),
+                *WorkPages(pages, behind.agents_api, behind.agents).pages(),
                 *LivePages(pages, behind.feed, behind.agents, lists, spokes, still).pages(),
             ]
         )

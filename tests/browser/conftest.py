@@ -13,7 +13,7 @@ import pytest
 from tests.integration.hub.hub_node import HubNode
 from tests.integration.link.pair import Pair, join
 from tests.integration.spoke.repositories import make_repository
-from tests.spoke_node import Go, SpokeNode
+from tests.spoke_node import Go, SpokeNode, tables
 
 if TYPE_CHECKING:
     from tests.browser.chromium import Tab
@@ -25,7 +25,8 @@ NewTab = Callable[..., AbstractAsyncContextManager["Tab"]]
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Both nodes; the hub knows the spoke as `build-1`."""
     directory = tmp_path_factory.mktemp("pair")
-    with HubNode(directory) as hub, SpokeNode(directory) as spoke:
+    policy = {"commands": ["spawn", "status", "kill", "logs", "diff", "send", "resume"]}
+    with HubNode(directory) as hub, SpokeNode(directory, toml=tables(policy=policy)) as spoke:
         pair = Pair(hub, spoke, make_repository(directory / "repository"))
         asyncio.run(_connect(pair))
         yield pair

@@ -46,6 +46,12 @@ async def test_an_agent_from_the_form_to_its_end_without_a_reload(
         await tab.reads("— the end —", "pre.log")
         assert await page.evaluate("window.isSame")
         assert not await page.get_by_text("Kill…").is_visible()
+        assert not await page.get_by_text("Send a message…").is_visible()
+        await page.get_by_text("Resume…").click()
+        await page.get_by_label("What it is to do").fill("and more")
+        await page.get_by_role("button", name="Have it go on").click()
+        await tab.reads("It goes on.")
+        await tab.reads("attempt 2")
 
 
 @pytest.mark.parametrize("width", [NARROW, WIDE])
@@ -152,7 +158,8 @@ async def test_everybody_can_use_every_page(pair: Pair, new_tab: NewTab, width: 
         await tab.log_in(pair.hub.token)
         for path in (
             "/", "/agents", "/agents?reason=attempts_exhausted", f"/agents/{ended}", f"/agents/{waiting}",
-            f"/agents/{ended}/log", f"/spokes/{pair.spoke.id}", f"/spokes/{asking.id}", "/spawn", "/invite",
+            f"/agents/{ended}/log", f"/agents/{ended}/changes",
+            f"/spokes/{pair.spoke.id}", f"/spokes/{asking.id}", "/spawn", "/invite",
         ):  # fmt: skip
             await tab.open(path)
             await tab.page.evaluate("document.querySelectorAll('main details').forEach(one => one.open = true)")

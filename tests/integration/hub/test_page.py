@@ -24,12 +24,15 @@ NEEDS: dict[tuple[str, str], Scope] = {
     ("GET", "/"): "read",
     ("GET", "/agents"): "read",
     ("GET", "/agents/{id}"): "read",
+    ("GET", "/agents/{id}/changes"): "operate",
     ("GET", "/agents/{id}/log"): "operate",
     ("GET", "/agents/{id}/log/more"): "operate",
     ("GET", "/invite"): "admin",
     ("GET", "/spawn"): "operate",
     ("GET", "/spokes/{id}"): "read",
     ("POST", "/agents/{id}/kill"): "operate",
+    ("POST", "/agents/{id}/resume"): "operate",
+    ("POST", "/agents/{id}/send"): "operate",
     ("POST", "/invite"): "admin",
     ("POST", "/logout"): "read",
     ("POST", "/spawn"): "operate",
@@ -278,10 +281,10 @@ async def test_what_one_may_not_do_is_not_offered(node: HubNode, tokens: TokenSt
             await visitor.log_in(make(tokens, scope))
             pages = [await visitor.look(path) for path in ("/", f"/spokes/{spoke.id}", f"/agents/{agent_id}")]
             text = "".join(page.text for page in pages)
-            named = ("/spawn", "/invite", "/kill", "/freeze", "/suspend", "/revoke", "/log/more")
+            named = ("/spawn", "/invite", "/kill", "/send", "/changes", "/freeze", "/suspend", "/revoke", "/log/more")
             offers[scope] = {name for name in named if re.search(rf'(?:action|href|hx-get)="[^"]*{name}["?]', text)}
     assert offers["read"] == set()
-    assert offers["operate"] == {"/spawn", "/kill", "/freeze", "/log/more"}
+    assert offers["operate"] == {"/spawn", "/kill", "/send", "/changes", "/freeze", "/log/more"}
     assert offers["admin"] == offers["operate"] | {"/invite", "/suspend", "/revoke"}
 
 
@@ -350,11 +353,48 @@ async def test_an_agent_is_killed(node: HubNode, visitor: Visitor, spoke: Standi
         return "killed_by_peer" in (await visitor.look(f"/agents/{agent_id}")).text
 
     await eventually(is_killed, "the page says so")
+    assert "characters" in (await visitor.send(f"/agents/{agent_id}/kill", {"reason": "x" * 20_000})).text
     again = await visitor.send(f"/agents/{agent_id}/kill")
     assert "It had ended already: killed." in again.text
     assert (await last_of_audit(node, "kill.decided"))["by"] == "admin.token"
     missing = await visitor.send(f"/agents/{new_id()}/kill")
     assert missing.status == 404
+
+
+async def test_an_agent_is_sent_a_message_and_resumed(node: HubNode, visitor: Visitor, spoke: StandinSpoke) -> None:
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    await spoke.report(spoke.advance(agent_id, "running"))
+    sent = await visitor.send(f"/agents/{agent_id}/send", {"text": "look at the logs\r\nfirst"})
+    assert (sent.path, "It has your message." in sent.text) == (f"/agents/{agent_id}", True)
+    assert list(spoke.told.values()) == ["look at the logs\nfirst"]
+    assert "at least 1 character" in (await visitor.send(f"/agents/{agent_id}/send", {"text": ""})).text
+    await spoke.report(spoke.advance(agent_id, "failed", reason="agent_error"))
+    gone_on = await visitor.send(f"/agents/{agent_id}/resume", {"text": " "})
+    assert (gone_on.path, "It goes on." in gone_on.text) == (f"/agents/{agent_id}", True)
+    assert list(spoke.told.values()) == ["look at the logs\nfirst", ""]
+    assert '<span class="state queued">' in gone_on.text
+    spoke.answers["resume"] = error("not_allowed", detail="only an agent that has ended can be resumed")
+    refused = await visitor.send(f"/agents/{agent_id}/resume", {"text": "more"})
+    assert "only an agent that has ended can be resumed" in refused.text
+
+
+async def test_its_changes_are_shown_in_colour_and_never_as_markup(
+    node: HubNode, visitor: Visitor, spoke: StandinSpoke
+) -> None:
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    assert "changed nothing so far" in (await visitor.look(f"/agents/{agent_id}/changes")).text
+    spoke.log = b"diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-old\n+<b>new\x1b[2J</b>\n"
+    text = (await visitor.look(f"/agents/{agent_id}/changes")).text
+    for shown in ('<span class="file">diff --git a/x b/x</span>', '<span class="hunk">@@ -1 +1 @@</span>',
+                  '<span class="minus">-old</span>', "+&lt;b&gt;new"):  # fmt: skip
+        assert shown in text, shown
+    assert "\x1b" not in text
+    spoke.log = b"+" + b"x" * (2 * 1024 * 1024)
+    assert "This is the beginning." in (await visitor.look(f"/agents/{agent_id}/changes")).text
+    spoke.answers["diff"] = error("not_found", detail="this agent's patch is gone")
+    assert "patch is gone" in (await visitor.look(f"/agents/{agent_id}/changes")).text
 
 
 async def test_the_receipt_and_the_result_are_shown(node: HubNode, visitor: Visitor, spoke: StandinSpoke) -> None:
