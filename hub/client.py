@@ -73,10 +73,15 @@ class HubClient(ApiClient):
             return [agent async for agent in self.watch(agent_id)][-1]
 
     async def logs(self, agent_id: str, *, follow: bool = False) -> AsyncIterator[str]:
-        """Yield the log in pieces from its beginning; with `follow` until the agent has ended."""
-        offset, failures, ended = 0, 0, not follow
+        """Yield the log in pieces from its beginning; with `follow` until the agent has ended.
+
+        An agent that is started again meanwhile begins a new log, which follows on the former one.
+        """
+        offset, failures, ended, attempt = 0, 0, not follow, None
         while True:
             try:
+                if follow and attempt is None:
+                    attempt = (await self.agent(agent_id))["attempt"]
                 piece = await self.log(agent_id, offset)
             except (NodeUnreachable, Refused) as error:
                 failures += 1
@@ -93,7 +98,11 @@ class HubClient(ApiClient):
                 return
             else:
                 # Asked before the last look at the log: what was written up to the end is yielded.
-                ended = shown(await self.agent(agent_id)) in ENDED
+                agent = await self.agent(agent_id)
+                ended = shown(agent) in ENDED
+                if attempt and attempt < agent["attempt"]:
+                    offset, ended = 0, False
+                attempt = agent["attempt"]
                 if not ended:
                     await asyncio.sleep(PAUSE_S)
 

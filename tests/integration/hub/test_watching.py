@@ -131,3 +131,23 @@ async def test_who_comes_back_too_late_is_told_that_something_is_missing(
     events = client.events({"spoke": spoke.id}, "9999999999999-0")
     opened, gap = await collect(events, 2)
     assert (opened.event, gap.event, gap.data) == ("open", "gap", {"after": "9999999999999-0"})
+
+
+async def test_the_log_of_an_agent_that_is_started_again_follows_on_the_former_one(
+    node: HubNode, spoke: StandinSpoke, client: HubClient
+) -> None:
+    spoke.log, spoke.grows = b"the first attempt\n", True
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    await spoke.report(spoke.advance(agent_id, "running"))
+    text, again = "", False
+    async with asyncio.timeout(20):
+        async for piece in client.logs(agent_id, follow=True):
+            text += piece
+            if "first" in text and not again:
+                again = True
+                spoke.log = b"the next\n"
+                await spoke.report(spoke.advance(agent_id, "running", attempt=2))
+            elif "next" in text:
+                await spoke.report(spoke.advance(agent_id, "completed"))
+    assert text == "the first attempt\nthe next\n"
