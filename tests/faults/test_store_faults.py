@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,10 +91,34 @@ async def _allowed(client: Redis) -> None:
     await client.config_set("min-replicas-to-write", 0)
 
 
+async def _snapshot_of(client: Redis) -> Path:
+    (directory,) = (await client.config_get("dir")).values()
+    return Path(os.fsdecode(directory or "")) / "dump.rdb"
+
+
+async def _cannot_save(client: Redis) -> None:
+    """With snapshots configured, one that fails stops all writes."""
+    snapshot = await _snapshot_of(client)
+    (snapshot / "in the way").mkdir(parents=True)
+    await client.config_set("save", "3600 1")
+    await client.bgsave()
+
+    async def failed() -> bool:
+        return str((await client.info("persistence"))["rdb_last_bgsave_status"]) == "err"
+
+    await eventually(failed, "the snapshot failed")
+
+
+async def _can_save(client: Redis) -> None:
+    shutil.rmtree(await _snapshot_of(client))
+    await client.config_set("save", "")
+
+
 NO_WRITES = [
     pytest.param(_fill, _empty, id="OOM"),
     pytest.param(_demote, _promote, id="READONLY"),
     pytest.param(_alone, _allowed, id="NOREPLICAS"),
+    pytest.param(_cannot_save, _can_save, id="MISCONF"),
 ]
 
 
