@@ -12,7 +12,7 @@ PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast test-sandbox test-agents test-api test-browser fuzz lint format bench bench-crowd bench-logs bench-starts chaos lock ci clean
+.PHONY: help install dev demo test test-fast test-sandbox test-agents test-api test-browser fuzz mutation lint format bench bench-crowd bench-logs bench-starts chaos lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -60,6 +60,9 @@ lock: ## resolve the dependencies anew into requirements/*.lock
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --no-strip-extras --constraints requirements/dev.lock \
 	  --group pyproject.toml:api --output-file requirements/api.lock
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --no-strip-extras --constraints requirements/dev.lock \
+	  --group pyproject.toml:mutation --output-file requirements/mutation.lock
 
 # --- use -------------------------------------------------------------------------------------------------
 
@@ -128,6 +131,15 @@ fuzz: $(VENV)/.installed-fuzz ## codec and HTTP under coverage-guided fuzzing: m
 	$(BIN)/python -m tests.fuzz.codec -max_total_time=$(SECONDS)
 	$(BIN)/python -m tests.fuzz.http -max_total_time=$(SECONDS)
 
+$(VENV)/.installed-mutation: requirements/mutation.lock $(VENV)/.installed-dev
+	$(PIP) install --require-hashes -r requirements/mutation.lock
+	@touch $@
+
+mutation: $(VENV)/.installed-mutation ## mutants of what decides about trust, against its unit tests: minutes (docs/mutation.md)
+	rm -rf mutants
+	$(BIN)/mutmut run --max-children $(WORKERS)
+	$(BIN)/mutmut results
+
 lint: dev ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -157,5 +169,5 @@ ci: ## what continuous integration runs, in an environment of its own
 	.ci/run
 
 clean: ## remove what was built; keys and state stay
-	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist mutants .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find hub spoke common tests -name __pycache__ -type d -prune -exec rm -rf {} +

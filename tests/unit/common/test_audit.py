@@ -149,7 +149,25 @@ TAMPERED: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
 
 @pytest.mark.parametrize(("tamper", "first_finding"), TAMPERED.values(), ids=TAMPERED.keys())
 def test_what_was_done_to_a_chain_is_found(tamper: Callable[[list[bytes]], list[bytes]], first_finding: str) -> None:
-    assert first_finding in said(judge(tamper(good().lines)))
+    verdict = judge(tamper(good().lines))
+    assert first_finding in said(verdict)
+    assert all(finding.file == ("audit.jsonl" if finding.line else "") for finding in verdict.findings)
+
+
+def test_a_line_that_cannot_be_read_counts_as_one() -> None:
+    chain = good()
+    chain.head = Head(chain.head.number + 1, digest_of(b"garbage"))
+    chain.lines.append(b"garbage")
+    assert said(judge(chain.add("command.decided").seal().lines)) == ["8: is no line of an audit file: not JSON"]
+
+
+def test_a_chain_is_whole_unless_it_is_said_not_to_be() -> None:
+    verification = Verification(HUB, [HUB_KEY.public])
+    for place, line in enumerate(good().lines[1:], 1):
+        verification.take("audit.jsonl", place, line)
+    assert said(verification.verdict()) == [
+        "1: lines 1 to 1 are missing, and no later line says that they were removed"
+    ]
 
 
 def test_a_checkpoint_of_another_node_seals_nothing() -> None:
@@ -158,7 +176,9 @@ def test_a_checkpoint_of_another_node_seals_nothing() -> None:
 
 def test_a_checkpoint_of_a_former_key_is_sealed_by_the_present_one() -> None:
     chain = Chain().seal(OTHER_KEY).add("key.rotated")
-    assert said(judge(chain.lines)) == ["0: no checkpoint by a key that the node holds: nothing is sealed"]
+    unsealed = judge(chain.lines)
+    assert said(unsealed) == ["0: no checkpoint by a key that the node holds: nothing is sealed"]
+    assert unsealed.findings[0].file == ""
     verdict = judge(chain.seal().lines)
     assert (verdict.sealed, verdict.findings) == (3, ())
 
@@ -192,6 +212,20 @@ class TestWitness:
             "0: line 6 is not the checkpoint that was seen there before"
         ]
 
+    def test_another_history_that_ends_where_it_was_seen(self) -> None:
+        other = Chain().seal()
+        for _ in range(5):
+            other.add("nothing.happened")
+        verdict = judge(other.lines, witness=head_of(good().lines[5]))
+        assert said(verdict) == ["0: line 6 is not the checkpoint that was seen there before"]
+        assert verdict.findings[0].file == ""
+
+    def test_another_history_that_begins_where_it_was_seen(self) -> None:
+        later = Chain(good().head).seal().lines
+        assert said(judge(later, witness=Head(8, "0" * 64), is_whole=False)) == [
+            "0: line 8 is not the checkpoint that was seen there before"
+        ]
+
     def test_one_from_before_the_first_line_says_nothing(self) -> None:
         chain = good()
         later = Chain(chain.head).seal().lines
@@ -210,6 +244,12 @@ class TestBeginning:
     def test_removed_up_to_elsewhere(self) -> None:
         chain = good().add(PRUNED, last=3, digest="0" * 64).seal()
         assert said(judge(chain.lines[3:]))[-1].startswith("1: lines 1 to 3 are missing")
+
+    def test_removed_up_to_a_line_without_a_number(self) -> None:
+        chain = good()
+        first = head_of(chain.lines[0])
+        chain.add(PRUNED, digest=first.digest).seal()
+        assert said(judge(chain.lines[1:]))[-1].startswith("1: lines 1 to 1 are missing")
 
 
 class TestLine:
@@ -244,4 +284,5 @@ class TestLine:
     def test_checkpoint_names_the_key(self) -> None:
         line = read_line(good().lines[0])
         assert line.event == CHECKPOINT
-        assert line.members["kid"] == HUB_KEY.kid
+        assert (line.members["kid"], line.members["key"]) == (HUB_KEY.kid, HUB_KEY.public.to_jwk()["x"])
+        assert (line.members["node"], line.members["cause"]) == (HUB, "test")

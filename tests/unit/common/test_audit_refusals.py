@@ -67,6 +67,15 @@ def test_a_cause_that_ended_begins_again_with_a_short_window(refusals: Refusals)
     assert len(refusals.due(now + FIRST_WINDOW_MS)) == 1
 
 
+def test_a_window_is_twice_as_long_as_the_one_before(refusals: Refusals) -> None:
+    ends = []
+    for tick in range(0, 16 * FIRST_WINDOW_MS, FIRST_WINDOW_MS // 4):
+        refusals.add(NOW + tick, BAD)
+        if refusals.due(NOW + tick):
+            ends.append(tick // FIRST_WINDOW_MS)
+    assert ends == [1, 3, 7, 15]
+
+
 def test_what_a_line_lists_is_bounded(refusals: Refusals) -> None:
     for number in range(1000):
         refusals.add(NOW, BAD, f"192.0.2.{number}", f"detail {number}")
@@ -80,4 +89,6 @@ def test_causes_are_bounded(refusals: Refusals) -> None:
         refusals.add(NOW, Cause("envelope.refused", "expired", f"hub-{number}"))
     entries = refusals.drain()
     assert len(entries) == MAX_CAUSES + 1
-    assert (entries[-1].fields["peer"], entries[-1].fields["count"]) == (None, 50)
+    assert entries[-1].event == "envelope.refused"
+    rest = entries[-1].fields
+    assert (rest["outcome"], rest["peer"], rest["count"]) == ("expired", None, 50)

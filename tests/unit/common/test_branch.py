@@ -154,3 +154,10 @@ def test_no_glob_covers_nothing() -> None:
 def test_a_glob_that_no_branch_could_match_is_refused(glob: str) -> None:
     with pytest.raises(Invalid):
         check_branch_glob(glob)
+
+
+def test_a_star_of_a_glob_stands_for_one_letter_at_least() -> None:
+    glob = "a" * (MAX_BRANCH_BYTES - 1) + "*"
+    assert check_branch_glob(glob) == glob
+    with pytest.raises(Invalid):
+        check_branch_glob("a" + glob)

@@ -1,13 +1,23 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from common.commands import COMMAND_NAMES, MAX_COMMANDS, Spawn, content_hash, parse_commands
+from common.commands import (
+    COMMAND_NAMES,
+    MAX_COMMANDS,
+    Spawn,
+    SpawnFields,
+    content_hash,
+    encode_content,
+    encode_spawn,
+    parse_commands,
+)
 from common.errors import Malformed
 from tests.envelopes import id_of, spawn
 
@@ -36,6 +46,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "resume": {"text": None},
     "freeze": {"kill_agents": False, "reason": None},
 }
+
+
+def test_a_spawn_is_sent_without_what_has_its_default_and_read_to_the_same() -> None:
+    fields = SpawnFields.model_validate({name: spawn()[name] for name in ("taskId", "agentType", "context")})
+    content = encode_content(fields)
+    sent = json.loads(encode_spawn(id_of(9), content))
+    assert sent == {"id": id_of(9), "command": "spawn", **json.loads(content)}
+    assert set(sent) == {"id", "command", "taskId", "agentType", "context"}
+    [parsed] = parse_commands([sent])
+    assert isinstance(parsed, Spawn)
+    assert encode_content(parsed) == content
 
 
 def refusal_of(*commands: Any) -> str:

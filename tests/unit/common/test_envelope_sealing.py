@@ -106,6 +106,12 @@ def test_batches_keep_the_order_and_the_limit_and_waste_no_envelope(sizes: list[
         assert size + len(after[0]) + 1 > MAX_ITEMS_BYTES
 
 
+def test_a_batch_is_filled_to_the_last_byte_also_after_the_first() -> None:
+    half = b"x" * (MAX_ITEMS_BYTES // 2 - 1)
+    assert [len(batch) for batch in batches([half] * 5)] == [2, 2, 1]
+    assert [len(batch) for batch in batches([half, half + b"x", half, half + b"x"])] == [1, 1, 1, 1]
+
+
 def test_no_items_make_no_batch() -> None:
     assert list(batches([])) == []
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from common.errors import (
@@ -88,3 +90,10 @@ def test_what_goes_with_an_error() -> None:
     assert RateLimited("x").retry_after_s == 1
     assert EnvelopeRejected("expired", "x", extra={"now": 1}).extra == {"now": 1}
     assert dict(LocalError("x").extra) == {}
+    away = Unavailable("x", code="store", extra={"what": "disk"})
+    assert (away.code, away.retry_after_s, dict(away.extra)) == ("store", 1, {"what": "disk"})
+
+
+@pytest.mark.parametrize("kind", [Unavailable, RateLimited, Invalid, NotAllowed, Malformed, LocalError])
+def test_what_happened_is_in_the_message(kind: Callable[[str], HubspokeError]) -> None:
+    assert kind("the disk is full").message == str(kind("the disk is full")) == "the disk is full"

@@ -144,10 +144,17 @@ def test_a_hello_is_taken_during_the_handshake_only() -> None:
 
 
 def test_what_a_spoke_tells_is_kept_within_bounds_and_the_rest_ignored() -> None:
-    labels = {"ok": "yes", "number": 5, "long": "x" * 257, "y" * 257: "long", **{f"n{n}": "" for n in range(100)}}
+    labels = {
+        "ok": "y" * 256,
+        "k" * 256: "",
+        "number": 5,
+        "long": "x" * 257,
+        "y" * 257: "long",
+        **{f"n{n}": "" for n in range(100)},
+    }
     hello = greet_hub(hello_of_spoke(labels=labels, capacity={**CAPACITY.model_dump(), "gpus": 8}))
     assert hello.capacity == CAPACITY
-    assert list(hello.labels) == ["ok", *(f"n{n}" for n in range(63))]
+    assert list(hello.labels) == ["ok", "k" * 256, *(f"n{n}" for n in range(62))]
 
 
 def test_only_a_hello_can_be_checked_as_one() -> None:

@@ -44,6 +44,14 @@ def test_admits_a_good_envelope() -> None:
     assert len(admitted.envelope.commands) == 1
 
 
+def test_what_is_refused_after_its_signature_was_good_has_a_sender() -> None:
+    inbox = Inbox(ME_SPOKE, Kept(hub_peer()))
+    for raw, sender in ((sign(command(aud="build-9")), HUB), (sign(command(), key=OTHER_KEY), None)):
+        with pytest.raises(EnvelopeRejected) as refused:
+            inbox.admit(raw, NOW_S)
+        assert refused.value.sender == sender
+
+
 def test_the_trust_of_the_moment_counts() -> None:
     kept = Kept(hub_peer())
     inbox = Inbox(ME_SPOKE, kept)
@@ -101,13 +109,15 @@ def test_a_reply_that_nobody_asked_for_is_not_admitted() -> None:
 
 
 @pytest.mark.attack(31)
-@pytest.mark.parametrize("kind", ["reply", "hello"])
-def test_a_key_counts_until_the_second_it_retires_also_for_replies_and_greetings(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["event", "reply", "hello"])
+def test_a_key_counts_until_the_second_it_retires_whatever_it_signs(kind: str) -> None:
     keys = (OwnedKey(SPOKE, OTHER_KEY.public), OwnedKey(SPOKE, SPOKE_KEY.public, retires_at=NOW_S + 1))
     inbox, nonce = Inbox(ME_HUB, Kept(spoke_peer(keys=keys))), "A" * 43
     greeting = sign({**claims(iss=SPOKE, aud=HUB), "nonce": nonce}, key=SPOKE_KEY, typ="hello+jwt")
 
     def admit(now_s: float) -> object:
+        if kind == "event":
+            return inbox.admit(sign(EVENT, key=SPOKE_KEY, typ="event+jwt"), now_s)
         if kind == "reply":
             return inbox.admit_reply(reply(), sent_to=SPOKE, re=id_of(1), count=1, now_s=now_s)
         return inbox.admit_hello(greeting, nonce=nonce, now_s=now_s)

@@ -24,6 +24,16 @@ def introduced(raw: bytes, typ: EnvelopeType = JOIN, now_s: float = NOW_S) -> In
     return introduce(raw, typ, audience=HUB, now_s=now_s, skew_s=60)
 
 
+def test_an_identity_names_its_keys_the_current_one_first() -> None:
+    assert identity_claim(HUB, "hub", "https://hub.example.org", (OTHER_KEY.public, SPOKE_KEY.public)) == {
+        "instance": HUB,
+        "kind": "hub",
+        "url": "https://hub.example.org",
+        "keys": [OTHER_KEY.public.to_jwk(), SPOKE_KEY.public.to_jwk()],
+        "protocols": [1],
+    }
+
+
 def test_a_join_by_request() -> None:
     introduction = introduced(join())
     assert (introduction.instance, introduction.kind, introduction.url) == (SPOKE, "spoke", None)

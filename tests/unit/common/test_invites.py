@@ -45,6 +45,11 @@ def test_an_invite_makes_the_round_trip() -> None:
     assert decode_secret(invite.secret) == SECRET
 
 
+def test_a_secret_is_written_as_base64url() -> None:
+    assert encode_secret(b"\xff" * 32) == "_" * 42 + "8"
+    assert decode_secret("_" * 42 + "8") == b"\xff" * 32
+
+
 BAD = {
     "empty": "",
     "no invite": "hello",

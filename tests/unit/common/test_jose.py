@@ -150,3 +150,17 @@ header_members = st.dictionaries(
 def test_the_parser_raises_only_rejections_behind_good_base64url(head: bytes, parts: list[bytes]) -> None:
     raw = b".".join(map(encode_base64url, [head, *parts]))
     assert outcome_of(raw) in {"malformed", "bad_signature", "parsed"}
+
+
+def test_an_envelope_of_exactly_the_largest_size_is_signed_and_read() -> None:
+    # No three bytes of payload make one character: the type is as long as it takes.
+    sizes = {
+        len(raw): raw
+        for length in range(1, 5)
+        for raw in [sign_compact(HUB_KEY, "x" * length, b" " * largest_payload("x" * length))]
+    }
+    assert parse_compact(sizes[MAX_ENVELOPE_BYTES]).kid == HUB_KEY.kid
+
+
+def largest_payload(typ: str) -> int:
+    return (MAX_ENVELOPE_BYTES - len(sign_compact(HUB_KEY, typ, b""))) * 3 // 4

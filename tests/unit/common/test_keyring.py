@@ -181,6 +181,12 @@ def test_a_signing_key_shows_nothing_private() -> None:
     assert str(HUB_KEY) == repr(HUB_KEY)
 
 
+def test_a_signing_key_signs_and_derives_with_the_key_it_was_made_of() -> None:
+    key = SigningKey(Ed25519PrivateKey.from_private_bytes(RFC_8037_D))
+    key.public.verify(key.sign(b"message"), b"message")
+    assert key.derive_secret("a") != HUB_KEY.derive_secret("a")
+
+
 def test_a_derived_secret_depends_on_key_and_purpose_only() -> None:
     secret = HUB_KEY.derive_secret("a")
     assert len(secret) == 32

@@ -32,6 +32,9 @@ SPELLINGS = {
         "https://h/my%20proj/%C3%A4",
         "https://h/my%20proj/%C3%A4",
     ),
+    "ends with a capital X": ("https://h/appX", "https://h/appX", "https://h/appX"),
+    "the highest port": ("https://h:65535/a", "https://h:65535/a", "https://h:65535/a"),
+    "the longest host": (f"https://{'h.' * 126}h/a", f"https://{'h.' * 126}h/a", f"https://{'h.' * 126}h/a"),
     "one .git only": ("https://h/app.git.git", "https://h/app.git.git", "https://h/app.git"),
     "IPv4": ("https://192.0.2.7/a", "https://192.0.2.7/a", "https://192.0.2.7/a"),
     "IPv6": ("https://[2001:DB8:0::1]:443/a", "https://[2001:db8::1]/a", "https://[2001:db8::1]/a"),
@@ -203,6 +206,7 @@ COVERED = {
     "files": ("file:///srv/git/**", "file:///srv/git/team/app.git"),
     "all files": ("file://**", "file:///srv/app"),
     "all files, longer": ("file:///**", "file:///srv/app"),
+    "a user in upper case": ("ssh://Git@h/**", "ssh://Git@h/a"),
     "whole scheme": ("https://**", "https://u@h:1/a"),
     "everything": ("**", "file:///srv/app"),
 }
@@ -220,6 +224,7 @@ NOT_COVERED = {
     "part of a host takes no port": ("https://h*/**", "https://h:81/a"),
     "part of a host takes no slash": ("https://*.example.org/**", "https://evil.com/x.example.org/a"),
     "any user is a user": ("ssh://*@h/**", "ssh://h/a"),
+    "a user of another case": ("ssh://Git@h/**", "ssh://git@h/a"),
     "dot is a dot": ("https://h/a.b", "https://h/axb"),
     "whole scheme, other": ("https://**", "ssh://h/a"),
     "star in a row": ("https://h/a**/**/b", "https://h/c/b"),
@@ -230,6 +235,19 @@ NOT_COVERED = {
 @pytest.mark.parametrize(("glob", "text"), NOT_COVERED.values(), ids=NOT_COVERED.keys())
 def test_a_glob_does_not_cover(glob: str, text: str) -> None:
     assert match_repository([glob], parse_repository(text)) is None
+
+
+@pytest.mark.timeout(20)
+def test_many_stars_in_a_row_cost_no_more_than_one() -> None:
+    repository = parse_repository(f"https://h/{'a/' * 500}b")
+    assert match_repository([f"https://h/{'**/' * 300}c"], repository) is None
+    assert match_repository([f"https://h/{'**/' * 300}b"], repository)
+
+
+def test_a_password_is_called_one_and_not_repeated() -> None:
+    with pytest.raises(Invalid, match="must not carry a password") as refused:
+        parse_repository("https://me:hunter2@h/a")
+    assert "hunter2" not in str(refused.value)
 
 
 UNREADABLE_GLOBS = ["", "*", "team/**", "https://h", "https://**.org/a", "https://h/../a", "https://h/a b"]
