@@ -71,7 +71,7 @@ demo: install ## a hub and a spoke on this machine, one agent, from invite to re
 
 # Tests wait more than they work, so three processes suit two cores. What failed beside the others gets one more run by
 # itself, and stands in the log of both: a machine that was busy is no finding, a test that fails alone is.
-QUICK := not sandbox and not agents and not api and not browser
+QUICK := not sandbox and not agents and not api and not browser and not fuzz
 test: dev ## every test, with coverage: all of common/, 95 % of everything
 	@rm -rf build/coverage && mkdir -p build/coverage
 	$(COVERAGE) run -m pytest -m '$(QUICK)' --numprocesses $(WORKERS) $(PYTEST_ARGS) || { \
@@ -127,7 +127,8 @@ $(VENV)/.installed-fuzz: requirements/fuzz.lock $(VENV)/.installed-dev
 	$(PIP) install --require-hashes -r requirements/fuzz.lock
 	@touch $@
 
-fuzz: $(VENV)/.installed-fuzz ## codec and HTTP under coverage-guided fuzzing: make fuzz SECONDS=60 for each
+fuzz: $(VENV)/.installed-fuzz ## codec and HTTP under coverage-guided fuzzing, after planted bugs were found: make fuzz SECONDS=60 for each
+	$(BIN)/python -m pytest tests/fuzz -m fuzz $(PYTEST_ARGS)
 	$(BIN)/python -m tests.fuzz.codec -max_total_time=$(SECONDS)
 	$(BIN)/python -m tests.fuzz.http -max_total_time=$(SECONDS)
 

@@ -19,12 +19,14 @@ with atheris.instrument_imports(include=["common", "hub.api"]):
     import structlog
     from aiohttp import web
 
+    from common import http
     from common.commands import SpawnFields
-    from common.http import ENVELOPE_TYPE, JSON_TYPE, json_response, problems, read_body, read_json
+    from common.http import ENVELOPE_TYPE, JSON_TYPE, json_response, read_body, read_json
     from common.inbox import Inbox
     from common.listener import listening
     from tests.envelopes import ME_SPOKE, NOW_S, command, sign, spawn, spoke_trust
     from tests.fuzz.fuzzing import fuzz
+    from tests.fuzz.planted import plant
 
 PATHS = {b"/envelopes": ENVELOPE_TYPE, b"/json": JSON_TYPE}
 _crashes: list[str] = []
@@ -51,7 +53,7 @@ def _application() -> web.Application:
     async def take_json(request: web.Request) -> web.Response:
         return json_response((await read_json(request, SpawnFields)).model_dump(by_alias=True))
 
-    app = web.Application(middlewares=[problems])
+    app = web.Application(middlewares=[http.problems])
     app.add_routes([web.post("/envelopes", take), web.post("/json", take_json)])
     return app
 
@@ -95,12 +97,14 @@ def seeds() -> Iterator[bytes]:
     yield b"\0" + request(b"/envelopes", envelope)
     yield b"\0" + request(b"/json", wish)
     yield b"\0POST /json HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    yield b"\0GET / HTTP/1.1\r\n\r\n"
     yield b"\1" + envelope
     yield b"\2" + wish
 
 
 def main() -> None:
     """Start the listener and fuzz it."""
+    planted = plant()
     structlog.configure(processors=[_note_crash])
     ready, place = threading.Event(), list[str]()
     threading.Thread(target=_serve, args=(ready, place), daemon=True).start()
@@ -116,7 +120,7 @@ def main() -> None:
         assert not answer.startswith(b"HTTP/1.1 500"), answer[:200]
         assert not _crashes, _crashes
 
-    fuzz("http", target, seeds())
+    fuzz("http", target, seeds(), planted)
 
 
 if __name__ == "__main__":
