@@ -68,9 +68,10 @@ class EventsApi:
     ) -> None:
         written_at = time.monotonic()
         while not self._feed.closed:
-            self._streams.check(request)
             changed = self._feed.changed
             changes = await self._feed.read(position)
+            # After the reading: what came after the token was revoked must not be told.
+            self._streams.check(request)
             if changes:
                 position = changes[-1].event_id
                 wanted = [change for change in changes if _wanted(change, query)]

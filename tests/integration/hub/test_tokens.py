@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 import time
@@ -9,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientSession
 
 from common.clock import SystemClock
 from hub.scopes import SCOPES, Scope
 from hub.tokens import PREFIX, TokenRefused, TokenStore
 from tests.integration.hub.hub_node import HubNode
 from tests.integration.hub.standin_spoke import StandinSpoke, agent_status, new_id
+from tests.integration.hub.visitor import Visitor
 
 NEEDS: dict[tuple[str, str], Scope] = {
     ("GET", "/api/v1/agents"): "read",
@@ -227,3 +230,34 @@ class TestStore:
             store.create("a", "read", 0)
         assert store.list() == ()
         store.close()
+
+
+@pytest.mark.attack(58)
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+async def test_a_stream_of_events_ends_with_its_token_and_tells_nothing_after_it(
+    node: HubNode, tokens: TokenStore, spoke: StandinSpoke, end: str
+) -> None:
+    name = f"watch-{end}"
+    secret = tokens.create(name, "read", now_s(), 2 if end == "expired" else None)
+    url = f"{node.url}/api/v1/events?spoke={spoke.id}"
+    async with ClientSession() as session, session.get(url, headers=bearer(secret)) as stream:
+        told = [await stream.content.readuntil(b"\n\n"), await stream.content.readuntil(b"\n\n")]
+        if end == "revoked":
+            tokens.revoke(name)
+            await node.spawn(spoke.id)
+        async with asyncio.timeout(10):
+            rest = await stream.content.read()
+    assert b"id: " in told[0]
+    assert b"event: agent" not in b"".join(told) + rest
+
+
+@pytest.mark.attack(58)
+async def test_a_part_of_the_page_ends_with_the_token_of_its_session(node: HubNode, tokens: TokenStore) -> None:
+    secret = tokens.create("page-live", "read", now_s())
+    async with Visitor(node.url) as visitor:
+        await visitor.log_in(secret)
+        async with visitor.session.get(f"{node.url}/live/overview") as stream:
+            await stream.content.readuntil(b"\n\n")
+            tokens.revoke("page-live")
+            async with asyncio.timeout(15):
+                await stream.content.read()
