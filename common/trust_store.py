@@ -194,6 +194,25 @@ class TrustStore:
             self._move(peer, "active")
         return self.find(instance)
 
+    def set_url(self, instance: str, url: str | None) -> Peer:
+        """Look for a peer elsewhere from now on, None for nowhere; who it is stays. Raises `PeerRefused`."""
+        with self.change():
+            peer = self.find(instance)
+            if peer.state == "revoked":
+                raise PeerRefused(f"{instance} is revoked and is not looked for; joining again is a new connection")
+            self._move_to(peer, url)
+        return self.find(instance)
+
+    def _move_to(self, peer: Peer, url: str | None) -> None:
+        if url != peer.url:
+            self._database.execute("UPDATE peers SET url = ? WHERE connection = ?", (url, peer.connection))
+            self.tell("peer.url_changed", {**facts_of(peer), "was": peer.url, "url": url})
+
+    def _follow(self, peer: Peer, introduction: Introduction) -> None:
+        """Look for a peer where its JOIN says it is now; one that names no place says nothing of where it is."""
+        if introduction.url is not None and peer.state in {"pending", "active"}:
+            self._move_to(peer, introduction.url)
+
     def set_policy(self, instance: str, policy: Mapping[str, Any] | None) -> Peer:
         """Give a peer rules of its own, or with None the general ones; in force when this returns."""
         with self.change():
@@ -257,6 +276,7 @@ class TrustStore:
             )
             if not mine:
                 self.tell("invite.used", {"invite": introduction.invite, **facts_of(peer)})
+            self._follow(peer, introduction)
         return self.find(introduction.instance)
 
     def _refuse_second_life(self, introduction: Introduction, *, repeated: bool) -> None:
@@ -265,13 +285,17 @@ class TrustStore:
             raise InviteRefused
 
     def request(self, introduction: Introduction, now_s: int) -> Peer:
-        """Note a JOIN without invite as a pending peer; raises `PeerRefused` when there are too many already."""
+        """Note a JOIN without invite as a pending peer, or where a known one is now.
+
+        Raises `PeerRefused` when there are too many that wait already.
+        """
         with self.change():
             (pending,) = self._database.execute("SELECT count(*) FROM peers WHERE state = 'pending'").fetchone()
             present = self.current().find(introduction.instance)
             if pending >= MAX_PENDING and (present is None or present.state == "revoked"):
                 raise PeerRefused("too many peers wait for approval; ask the hub's admin to approve or revoke some")
-            return self._find_or_insert(NewPeer.introduced(introduction, {}), "pending", now_s)
+            self._follow(self._find_or_insert(NewPeer.introduced(introduction, {}), "pending", now_s), introduction)
+        return self.find(introduction.instance)
 
 
 def facts_of(peer: Peer) -> dict[str, object]:

@@ -1,18 +1,20 @@
 """Joining: a JOIN envelope in, an active or pending spoke in the trust store, a REPLY out (PROTOCOL section 5).
 
 An invite's secret is proved **before** the invite is touched. A JOIN is accepted once, like every envelope; a sender
-that lost the reply signs a fresh one. Refuses hubs: only a spoke joins a hub.
+that lost the reply signs a fresh one. Refuses hubs: only a spoke joins a hub. Of a spoke that is known it changes the
+URL and nothing else, and that not faster than the audit should grow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from common import strict_json
 from common.clock import Clock
 from common.connection import Node
 from common.envelope import ANYONE, EnvelopeType, seal
-from common.errors import EnvelopeRejected, Malformed
+from common.errors import EnvelopeRejected, Malformed, RateLimited
 from common.exchange import Exchange
 from common.introduction import Introduction, identity_claim, introduce
 from common.invites import check_mac, secret_of
@@ -22,6 +24,9 @@ from common.peers import Peer
 from common.rotation_store import RotationStore
 from common.trust_store import TrustStore
 from hub.agents import Agents, ReplayMark
+
+STAYS_S: Final = 60
+"""So long at least a spoke stays at the URL that it has told."""
 
 
 class Joining:
@@ -44,6 +49,7 @@ class Joining:
         self._exchange = exchange
         self._clock = clock
         self._heard = heard
+        self._moved_s: dict[str, int] = {}
 
     def identity(self, url: str | None) -> bytes:
         """Return the IDENTITY envelope; `url` is how others reach this hub."""
@@ -86,8 +92,20 @@ class Joining:
             check_mac(secret, introduction.key.kid, self._me.instance, introduction.mac)
 
     def _let_in(self, introduction: Introduction, now_s: int) -> Peer:
-        if introduction.invite is None:
-            return self._trust.request(introduction, now_s)
-        peer = self._trust.redeem(introduction, now_s)
-        self._heard(peer.tenant)
+        before = self._trust.current().find(introduction.instance)
+        self._check_moves(before, introduction, now_s)
+        take = self._trust.request if introduction.invite is None else self._trust.redeem
+        peer = take(introduction, now_s)
+        has_moved = before is not None and before.connection == peer.connection and before.url != peer.url
+        if has_moved:
+            self._moved_s[peer.tenant] = now_s
+        if peer.state == "active" and (has_moved or introduction.invite is not None):
+            self._heard(peer.tenant)
         return peer
+
+    def _check_moves(self, known: Peer | None, introduction: Introduction, now_s: int) -> None:
+        if known is None or introduction.url in {None, known.url}:
+            return
+        wait_s = self._moved_s.get(known.tenant, 0) + STAYS_S - now_s
+        if wait_s > 0:
+            raise RateLimited(f"the URL of a spoke changes once in {STAYS_S} s", retry_after_s=min(wait_s, STAYS_S))

@@ -148,6 +148,23 @@ def revoke_key(instance: str, fingerprint: str) -> None:
     _print_peer(view)
 
 
+@peer.command("set-url")
+@click.argument("instance", metavar="ID")
+@click.argument("url", metavar="URL", required=False)
+@click.option("--none", "nowhere", is_flag=True, help="It has no URL: only links that it opens reach it.")
+@node_options
+def set_url(instance: str, url: str | None, nowhere: bool) -> None:
+    """Look for a spoke at another URL; who it is and what it may do stays."""
+    from common.peer_url import check_peer_url
+    from hub.cli.local import load_hub, open_trust
+
+    if (url is None) != nowhere:
+        raise click.UsageError("give a URL, or --none")
+    with open_trust(load_hub()) as trust:
+        view = _plain(trust.set_url(instance, url and check_peer_url(url)))
+    _print_peer(view)
+
+
 def _change(instance: str, state: Any) -> None:
     from common.peers import PeerRefused
     from hub.cli.local import load_hub, open_trust

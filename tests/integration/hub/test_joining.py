@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -16,6 +17,8 @@ from common.envelope import EnvelopeType, ReplyBody
 from common.introduction import introduce
 from common.invites import compute_mac, decode_secret, parse_invite
 from common.peers import Peer
+from common.rotation import NextKey
+from common.rotation_store import RotationStore
 from hub.inviting import Inviting
 from tests.envelopes import key_of, sign
 from tests.integration.hub.hub_node import HubNode
@@ -113,6 +116,61 @@ async def test_by_request_it_waits_for_its_fingerprint(node: HubNode, stranger: 
     status, peer = await node.call("POST", f"{path}/approve", {"fingerprint": stranger.key.public.fingerprint})
     assert (status, peer["state"]) == (200, "active")
     await node.until_delivery(await node.spawn(stranger.id), "delivered")
+
+
+async def test_a_spoke_that_moved_joins_again_and_only_its_url_changes(node: HubNode, stranger: StandinSpoke) -> None:
+    await stranger.post(join(stranger, await invite(node, labels={"region": "eu"})), JOIN)
+    before = peer_of(node, stranger.id)
+    assert before is not None
+    moved = stranger.identity(url=f"{stranger.url}/moved")
+    status, body = await stranger.post(join(stranger, identity=moved), JOIN)
+    assert (status, result_of(stranger, body)) == (200, {"id": stranger.id, "connection": "active"})
+    after = peer_of(node, stranger.id)
+    assert after == replace(before, url=f"{stranger.url}/moved")
+    # It does not move on at once, and a spoke that names no place is where it was.
+    elsewhere = stranger.identity(url=f"{stranger.url}/elsewhere")
+    status, body = await stranger.post(join(stranger, identity=elsewhere), JOIN)
+    assert (status, json.loads(body)["code"]) == (429, "rate_limited")
+    assert (await stranger.post(join(stranger, identity=stranger.identity(url=None)), JOIN))[0] == 200
+    assert peer_of(node, stranger.id) == after
+
+
+@pytest.mark.attack(34)
+async def test_joining_again_brings_nobody_back(node: HubNode, stranger: StandinSpoke) -> None:
+    await stranger.post(join(stranger, await invite(node)), JOIN)
+    node.set_state(stranger.id, "suspended")
+    before = peer_of(node, stranger.id)
+    moved = stranger.identity(url=f"{stranger.url}/moved")
+    status, body = await stranger.post(join(stranger, identity=moved), JOIN)
+    assert (status, result_of(stranger, body)["connection"]) == (200, "suspended")
+    assert peer_of(node, stranger.id) == before
+
+
+@pytest.mark.attack(31)
+async def test_a_former_key_moves_nobody(node: HubNode, stranger: StandinSpoke) -> None:
+    await stranger.post(join(stranger, await invite(node)), JOIN)
+    with node.trust() as store:
+        peer = store.find(stranger.id)
+        following = NextKey(key_of(77).public, 1, stranger.key.kid)
+        RotationStore(store).rotate_peer(peer, following, 2**40)
+    before = peer_of(node, stranger.id)
+    status, body = await stranger.post(join(stranger, identity=stranger.identity(url=f"{stranger.url}/x")), JOIN)
+    assert (status, json.loads(body)["code"]) == (409, "peer_refused")
+    assert peer_of(node, stranger.id) == before
+
+
+async def test_the_admin_says_where_a_spoke_is(node: HubNode, stranger: StandinSpoke) -> None:
+    await stranger.post(join(stranger, await invite(node)), JOIN)
+    url = f"{stranger.url}/moved"
+    assert (await node.hub("peer", "set-url", stranger.id, url)).returncode == 0
+    assert (await node.call("GET", f"/api/v1/peers/{stranger.id}"))[1]["url"] == url
+    assert "peer.url_changed" in (await node.hub("audit", "show", "--peer", stranger.id)).stdout
+    for wrong in ((), (url, "--none"), ("http://169.254.169.254",), ("not a url",)):
+        assert (await node.hub("peer", "set-url", stranger.id, *wrong)).returncode != 0
+    assert (await node.hub("peer", "set-url", stranger.id, "--none")).returncode == 0
+    assert (await node.call("GET", f"/api/v1/peers/{stranger.id}"))[1]["url"] is None
+    node.set_state(stranger.id, "revoked")
+    assert "revoked" in (await node.hub("peer", "set-url", stranger.id, url)).stderr
 
 
 async def test_an_invite_works_for_one_spoke(node: HubNode, stranger: StandinSpoke) -> None:
