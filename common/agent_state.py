@@ -65,6 +65,8 @@ def may_follow(before: str, after: str) -> bool:
 
 
 Count = Annotated[int, Field(ge=0)]
+Word = Annotated[str, Field(max_length=64)]
+"""A code, the name of a signal, a time: hubs keep these, and find agents by some."""
 
 
 class Granted(TolerantModel):
@@ -79,14 +81,14 @@ class QueuePlace(TolerantModel):
     """Where a queued agent stands; `position` counts from 1."""
 
     position: int
-    waiting_for: str
+    waiting_for: Word
 
 
 class SentSignal(TolerantModel):
     """One signal of a kill, with its RFC 3339 time."""
 
-    signal: str
-    at: str
+    signal: Word
+    at: Word
 
 
 class Receipt(TolerantModel):
@@ -106,12 +108,12 @@ class AgentStatus(TolerantModel):
     status: Status
     seq: Annotated[int, Field(ge=1)]
     attempt: Count
-    queued_at: str | None = None
-    started_at: str | None = None
-    finished_at: str | None = None
-    reason: str | None = None
+    queued_at: Word | None = None
+    started_at: Word | None = None
+    finished_at: Word | None = None
+    reason: Word | None = None
     exit_code: int | None = None
-    signal: str | None = None
+    signal: Word | None = None
     result: dict[str, Any] | None = None
     granted: Granted | None = None
     queue: QueuePlace | None = None

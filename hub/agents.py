@@ -29,6 +29,10 @@ RATE_PER_S: Final = 500
 """Envelopes that one spoke may send; each may hold a thousand events."""
 TAKEN_IN: Final = 10_000
 """So many agents of a spoke are taken in for which this hub, as far as it knows, has not asked."""
+TAKEN_IN_BYTES: Final = 64 * 1024 * 1024
+"""What may be kept of all of these together."""
+STATUS_BYTES: Final = 256 * 1024
+"""What may be kept of one agent. The protocol's largest result, with all that stands beside it, has half of that."""
 LIVING: Final = ("pending", "queued", "spawning", "running")
 """What is shown of agents that have not ended, in the order in which they go through it."""
 SHOWN: Final = (*LIVING, "completed", "failed", "killed", "refused", "expired")
@@ -160,12 +164,16 @@ class Agents:
     async def record(
         self, peer: Peer, settlements: Sequence[Settlement], now_ms: int, replay: ReplayMark | None = None
     ) -> list[bool]:
-        """Take in what `peer` said, in one step; returns for each whether the agent is its own (attack row 38).
+        """Take in what `peer` said, in one step; returns for each whether it was taken.
+
+        Not so is what is about others' agents (attack row 38), and more than is kept of one agent, or of all that
+        nobody asked for (row 64).
 
         Raises `EnvelopeRejected` `replayed` when the envelope of the mark was taken before, `RateLimited`, `StoreLost`.
         """
         known = self.store.mark
-        head: list[Argument] = [now_ms, peer.tenant, peer.instance, EVENTS_KEPT, TAKEN_IN, *self._marking(replay)]
+        bounds = (TAKEN_IN, TAKEN_IN_BYTES, STATUS_BYTES)
+        head: list[Argument] = [now_ms, peer.tenant, peer.instance, EVENTS_KEPT, *bounds, *self._marking(replay)]
         items = [value for settlement in settlements for value in _arguments(settlement)]
         answer = await self._record(self._client, [self._keys.prefix], [*head, len(settlements), *items])
         results = self._check_accepted(known, answer)

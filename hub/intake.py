@@ -25,7 +25,7 @@ from hub.settlement import Settlement, of_events
 
 _FOREIGN = {
     "code": "not_allowed",
-    "detail": "this agent is not of this connection",
+    "detail": "this agent is not of this connection, or more is told of it than this hub keeps",
     "retryable": COMMAND_RETRYABLE["not_allowed"],
 }
 

@@ -10,7 +10,7 @@
 -- p cmd:<command id>         hash: kind (spawn, kill, freeze or thaw), agent ('' for the last two), tenant, json, sequence, attempts
 -- p agent:<agent id>         hash: spoke tenant task type hash command created; status shown seq agent has_result reason;
 --                            delivery attempts error; kill_id kill_state kill_error; resume_id: the resume that was
---                            asked for and has not been seen to take effect
+--                            asked for and has not been seen to take effect; unasked (1 for those in taken:)
 --                            `shown` is the status, or refused or expired where no spoke will ever say one
 -- p agents, p spoke:<spoke>, p shown:<what is shown>, p task:<task id>,
 -- p reason:<why it ended>
@@ -18,7 +18,8 @@
 -- p ended                    sorted set: agent ids by the time (ms) at which this hub learned of their end
 -- p events                   stream: agent spoke task status seq delivery reason
 -- p webhooks                 hash: how far a webhook has been told and how that goes (JSON), by the webhook's id
--- p taken:<tenant>           sorted set with score 0: the agents of which the spoke told first, before this hub knew them
+-- p taken:<tenant>           sorted set with score 0: the agents of which the spoke told first, before this hub knew them;
+--                            how many bytes it told of them is taken_bytes of p peer:<tenant>
 -- p replay:<issuer>:<jti>    mark of an envelope that was accepted
 -- p rate:<issuer>            hash: since (ms), used: envelopes in the second that began then
 -- p generation, p accepted   which store this is, and how many envelopes it accepted (common/store_mark.py)

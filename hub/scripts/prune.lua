@@ -14,7 +14,7 @@ if count <= 0 then
 end
 local ids = redis.call('ZRANGE', ended, 0, count - 1)
 for _, id in ipairs(ids) do
-  local known = redis.call('HMGET', p .. 'agent:' .. id, 'tenant', 'spoke', 'shown', 'task', 'kill_id', 'kill_state', 'reason')
+  local known = redis.call('HMGET', p .. 'agent:' .. id, 'tenant', 'spoke', 'shown', 'task', 'kill_id', 'kill_state', 'reason', 'unasked')
   if known[6] == 'pending' then
     drop(known[5], known[1])
   end
@@ -23,6 +23,9 @@ for _, id in ipairs(ids) do
     for _, name in ipairs({'agents', 'spoke:' .. known[2], 'shown:' .. known[3], 'task:' .. known[4],
                            'taken:' .. known[1]}) do
       place(p .. name, id, false)
+    end
+    if known[8] then
+      redis.call('HINCRBY', p .. 'peer:' .. known[1], 'taken_bytes', -redis.call('HSTRLEN', p .. 'agent:' .. id, 'agent'))
     end
     if known[7] then
       place(p .. 'reason:' .. known[7], id, false)

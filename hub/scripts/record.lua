@@ -1,30 +1,32 @@
 -- Takes what a spoke says about its agents into the read model: the results of a REPLY, or the events of an EVENT with
 -- its replay mark, all in one step. Safe to run twice.
 --
--- ARGV     now (ms), tenant, spoke, length of the event stream, how many agents of a spoke are taken in unasked, replay
---          mark ('' for none), its life (ms), envelopes a second, generation and counter of the store as the hub knows
+-- ARGV     now (ms), tenant, spoke, length of the event stream, how many agents of a spoke are taken in unasked, how many
+--          bytes of those are kept, how many of any one agent, replay mark ('' for none), its life (ms), envelopes a second, generation and counter of the store as the hub knows
 --          it, count, and for each item: command id ('' for an event), agent id, outcome (delivered, refused, retry,
 --          event, answer), error (JSON), not before (ms), seq (0 when no AgentStatus came), status, task id, agent type, AgentStatus (JSON),
 --          whether it has a result (1 or 0), reason. The answer to a freeze or thaw has no agent id; what is so now
 --          (frozen or thawed) is its status, how many agents it killed its task id
 --
 -- Rules: a higher seq wins; at an equal seq a result is never replaced by none; a terminal state is final unless this hub
--- asked for a resume; an agent of another tenant is not touched (attack rows 33, 38); an unknown one is taken in (fault 31), so many of a spoke: it must
--- not be able to fill this store, nor to push out what is kept of other spokes' agents.
+-- asked for a resume; an agent of another tenant is not touched (attack rows 33, 38); an unknown one is taken in (fault
+-- 31), so many of a spoke and so many bytes of them: it must not be able to fill this store, nor to push out what is kept
+-- of other spokes' agents (row 64).
 -- Returns what `accept` does when the envelope is not taken, else its number (0 without mark), and for each item: ok,
 -- foreign or surplus.
-local now, tenant, spoke, maxlen, taken_at_most, count =
-  ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[11])
+local now, tenant, spoke, maxlen = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local taken_at_most, taken_bytes_at_most, bytes_at_most, count =
+  tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[13])
 local TERMINAL = {completed = true, failed = true, killed = true}
 
-local is_reply = ARGV[6] == ''
-local accepted = is_reply and 0 or accept(unpack(ARGV, 6, 10))
+local is_reply = ARGV[8] == ''
+local accepted = is_reply and 0 or accept(unpack(ARGV, 8, 12))
 if type(accepted) ~= 'number' then
   return accepted
 end
 
 local FIELDS = {'tenant', 'spoke', 'task', 'shown', 'seq', 'status', 'has_result', 'delivery', 'attempts', 'reason',
-                'resume_id', 'kill_state'}
+                'resume_id', 'kill_state', 'unasked'}
 
 -- An agent as it is before this item: its fields by name, and `changes` that are written in one go.
 local function read(id)
@@ -60,9 +62,11 @@ local function tell(agent, reason)
 end
 
 local taken = redis.call('ZCARD', p .. 'taken:' .. tenant)
+local taken_bytes = tonumber(redis.call('HGET', p .. 'peer:' .. tenant, 'taken_bytes') or 0)
 
 local function take_in(agent, task, kind)
   taken = taken + 1
+  set(agent, 'unasked', 1)
   place(p .. 'taken:' .. tenant, agent.id, 0)
   set(agent, 'spoke', spoke, 'tenant', tenant, 'task', task, 'type', kind, 'created', now, 'status', 'pending',
     'seq', 0, 'delivery', 'delivered', 'attempts', 0, 'error', '')
@@ -107,6 +111,9 @@ local function learn(agent, outcome, seq, status, json, has_result, reason)
     come_back(agent)
   end
   if newer or same then
+    if agent.unasked then
+      taken_bytes = taken_bytes + #json - redis.call('HSTRLEN', p .. 'agent:' .. agent.id, 'agent')
+    end
     set(agent, 'seq', seq, 'status', status, 'agent', json, 'has_result', has_result)
     show_as(agent, status)
     give_reason(agent, reason)
@@ -189,19 +196,35 @@ local function settle_latch(command, outcome, err, not_before, told, killed)
   end
 end
 
+-- Whether there is no room for what is told of an agent: an unknown one, or one that nobody asked for.
+local function is_surplus(agent, json)
+  if #json > bytes_at_most then
+    return true
+  end
+  if agent.tenant and not agent.unasked then
+    return false
+  end
+  local before = agent.tenant and redis.call('HSTRLEN', p .. 'agent:' .. agent.id, 'agent') or 0
+  return (not agent.tenant and taken >= taken_at_most) or taken_bytes + #json - before > taken_bytes_at_most
+end
+
 local results = {accepted}
 for i = 0, count - 1 do
   local command, id, outcome, err, not_before, seq, status, task, kind, json, has_result, reason =
-    unpack(ARGV, 12 + i * 12, 23 + i * 12)
+    unpack(ARGV, 14 + i * 12, 25 + i * 12)
   local agent = read(id)
   if id == '' then
     settle_latch(command, outcome, err, not_before, status, task)
     results[#results + 1] = 'ok'
   elseif agent.tenant and agent.tenant ~= tenant then
     results[#results + 1] = 'foreign'
-  elseif not agent.tenant and seq ~= '0' and taken >= taken_at_most then
+  elseif seq ~= '0' and not agent.tenant and is_surplus(agent, json) then
     results[#results + 1] = 'surplus'
   else
+    local surplus = seq ~= '0' and is_surplus(agent, json)
+    if surplus then
+      seq = '0' -- what became of a command counts all the same
+    end
     if not agent.tenant and seq ~= '0' then
       take_in(agent, task, kind)
     end
@@ -212,12 +235,12 @@ for i = 0, count - 1 do
       learn(agent, outcome, tonumber(seq), status, json, has_result, reason)
     end
     write(agent)
-    results[#results + 1] = 'ok'
+    results[#results + 1] = surplus and 'surplus' or 'ok'
   end
 end
 flush()
 local peer = p .. 'peer:' .. tenant
-redis.call('HSET', peer, 'contact', now)
+redis.call('HSET', peer, 'contact', now, 'taken_bytes', taken_bytes)
 if is_reply then
   redis.call('HSET', peer, 'tried', now, 'answered', now)
 end

@@ -57,16 +57,14 @@ def _ignore_members_of_the_header() -> None:
     jose._parse_header = parse_header
 
 
-def _answer_what_is_no_http() -> None:
-    real = http.problems
+def _expect_a_length() -> None:
+    real = http.read_body
 
-    @web.middleware
-    async def problems(request: web.Request, handler: Any) -> web.StreamResponse:
-        if request.version.major != 1:
-            return web.Response(status=415)
-        return await real(request, handler)
+    async def read_body(request: web.Request, media_type: str) -> bytes:
+        int(request.headers["Content-Length"])
+        return await real(request, media_type)
 
-    http.problems = problems
+    http.read_body = read_body
 
 
 PLANTS: Final[Mapping[str, Callable[[], None]]] = MappingProxyType(
@@ -76,7 +74,7 @@ PLANTS: Final[Mapping[str, Callable[[], None]]] = MappingProxyType(
         "last-member-wins": _let_the_last_member_win,
         "no-utf8": _forget_text_that_is_no_utf8,
         "header-members": _ignore_members_of_the_header,
-        "no-http": _answer_what_is_no_http,
+        "no-length": _expect_a_length,
     }
 )
 

@@ -16,7 +16,7 @@ from tests.fuzz.planted import PLANTS, VARIABLE
 
 FINDS = {
     "codec": ["any-signature", "slack-bits", "last-member-wins", "no-utf8", "header-members"],
-    "http": ["no-utf8", "no-http"],
+    "http": ["no-utf8", "no-length"],
 }
 LONGEST_S = 120
 

@@ -381,6 +381,61 @@ async def test_a_spoke_cannot_fill_the_store_with_agents_of_its_own_making(
     assert await stored.agents.record(other, [told(made_up[4])], NOW_MS) == [True], "another spoke's are its own"
 
 
+def told_with(agent_id: str, size: int, status: str = "completed", seq: int = 9) -> Settlement:
+    """An event with a result of about so many bytes."""
+    result = {"summary": "x" * size}
+    return Settlement(
+        agent_id, "event", agent=AgentStatus.model_validate(agent_status(agent_id, status, seq, result=result))
+    )
+
+
+@pytest.mark.attack(64)
+async def test_a_spoke_cannot_fill_the_store_with_bytes_about_agents_that_nobody_asked_for(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.agents.TAKEN_IN_BYTES", 10_000)
+    record, made_up = stored.agents.record, [numbered_id() for _ in range(4)]
+    large = [told_with(agent_id, 4000, "running", 3) for agent_id in made_up[:3]]
+    assert await record(PEER, large, NOW_MS) == [True, True, False]
+    # One that is there does not grow past it, but may shrink, which makes room.
+    assert await record(PEER, [told_with(made_up[0], 8000, "running", 4)], NOW_MS) == [False]
+    assert await record(PEER, [told_with(made_up[0], 10, "running", 5), large[2]], NOW_MS) == [True, True]
+    assert await record(PEER, [told_with(made_up[3], 2000)], NOW_MS) == [False]
+    # What it was asked for is another matter, and so is another spoke.
+    asked = numbered_id()
+    await stored.outcomes(new_agent(asked))
+    assert await record(PEER, [told_with(asked, 20_000)], NOW_MS) == [True]
+    assert await record(spoke_peer(instance="build-2"), [told_with(made_up[3], 2000)], NOW_MS) == [True]
+    # Forgetting makes room.
+    assert await record(PEER, [told_with(made_up[1], 4000)], NOW_MS) == [True]
+    await ScriptSet("hub")["prune"](stored.client, [stored.keys.prefix], ["-inf", 0, 100])
+    assert await record(PEER, [told_with(made_up[3], 2000)], NOW_MS) == [True]
+    kept = await stored.client.hget(f"{stored.keys.prefix}peer:{PEER.tenant}", "taken_bytes")
+    lengths = [
+        await stored.client.hstrlen(stored.keys.agent(agent_id), "agent")
+        for agent_id in (made_up[0], made_up[2], made_up[3])
+    ]
+    # made_up[3] was told by the other spoke first, and forgotten with it.
+    assert int(kept or 0) == sum(lengths)
+
+
+@pytest.mark.attack(64)
+async def test_what_is_kept_of_one_agent_is_bounded_and_its_delivery_counts_all_the_same(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.agents.STATUS_BYTES", 5000)
+    agent_id = numbered_id()
+    await stored.outcomes(new_agent(agent_id))
+    reply = told_with(agent_id, 6000)
+    delivered = Settlement(agent_id, "delivered", agent_id, agent=reply.agent)
+    assert await stored.agents.record(PEER, [delivered], NOW_MS) == [False]
+    found = await stored.agents.find(agent_id)
+    assert (found.delivery["state"], found.shown) == ("delivered", "pending")
+    assert await stored.waiting() == []
+    assert await stored.agents.record(PEER, [told_with(agent_id, 3000)], NOW_MS) == [True]
+    assert (await stored.agents.find(agent_id)).shown == "completed"
+
+
 @pytest.mark.attack(64)
 async def test_a_spoke_that_sends_too_fast_is_told_so(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hub.agents.RATE_PER_S", 2)
