@@ -15,6 +15,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from common import http, jose, keyring, strict_json
+from common.jose import MAX_ENVELOPE_BYTES
 
 VARIABLE: Final = "HUBSPOKE_FUZZ_PLANT"
 
@@ -60,9 +61,9 @@ def _ignore_members_of_the_header() -> None:
 def _expect_a_length() -> None:
     real = http.read_body
 
-    async def read_body(request: web.Request, media_type: str) -> bytes:
+    async def read_body(request: web.Request, media_type: str, limit: int = MAX_ENVELOPE_BYTES) -> bytes:
         int(request.headers["Content-Length"])
-        return await real(request, media_type)
+        return await real(request, media_type, limit)
 
     http.read_body = read_body
 
