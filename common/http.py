@@ -15,18 +15,21 @@ from typing import Any, Final, TypeVar
 
 import structlog
 from aiohttp import StreamReader, web
+from aiohttp.typedefs import Middleware
 from pydantic import BaseModel, ValidationError
 
 from common import strict_json
 from common.errors import EnvelopeRejected, HubspokeError, LocalError, Malformed, PeerError, RateLimited, Unavailable
 from common.jose import MAX_ENVELOPE_BYTES
 from common.listener import awaiting_body
-from common.problem_codes import CODES, PATH, UNKNOWN_TYPE
+from common.problem_codes import CODES, PATH, UNKNOWN_TYPE, label_of
 
 ENVELOPE_TYPE: Final = "application/jose"
 JSON_TYPE: Final = "application/json"
 PROBLEM_TYPE: Final = "application/problem+json"
 BODY_TIMEOUT_S: Final = 10.0
+_CODE: Final = web.ResponseKey("code", str)
+_FEDERATION: Final = "/federation/"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Model = TypeVar("Model", bound=BaseModel)
@@ -68,7 +71,9 @@ def problem_document(
 ) -> web.Response:
     """Build an RFC 9457 problem with our `code`."""
     body = _encode_problem(status, code, detail, members)
-    return web.Response(body=body, status=status, content_type=PROBLEM_TYPE, headers=headers)
+    response = web.Response(body=body, status=status, content_type=PROBLEM_TYPE, headers=headers)
+    response[_CODE] = code
+    return response
 
 
 def encode_problem(error: HubspokeError) -> bytes:
@@ -84,6 +89,23 @@ def _encode_problem(status: int, code: str, detail: str, members: Mapping[str, o
     return strict_json.encode(
         {"type": kind, "title": phrase, "status": status, "code": code, "detail": detail, **members}
     )
+
+
+def refusals_counted(refused: Callable[[str], None]) -> Middleware:
+    """Return the middleware that is told the code of every problem; not of the protocol's, whose envelopes are counted.
+
+    It stands outside `problems`.
+    """
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        code = response.get(_CODE)
+        if code is not None and not request.path.startswith(_FEDERATION):
+            refused(label_of(code))
+        return response
+
+    return middleware
 
 
 @web.middleware

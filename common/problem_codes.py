@@ -27,6 +27,12 @@ class Code:
 
 _REPEAT: Final = "Try again after `Retry-After` seconds; nothing was changed."
 
+
+def label_of(code: str) -> str:
+    """Return the code for a metric's label: a peer that makes codes up makes no new time series."""
+    return code if code in CODES else "other"
+
+
 CODES: Final[Mapping[str, Code]] = MappingProxyType(
     {
         # --- a whole envelope is refused (PROTOCOL section 3)

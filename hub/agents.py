@@ -14,7 +14,7 @@ from common.connection import DEFAULT_SKEW_S
 from common.envelope import Claims
 from common.errors import EnvelopeRejected, PeerError, RateLimited
 from common.handshake import Hello
-from common.ids import rfc3339
+from common.ids import rfc3339, uuid7_time_ms
 from common.peers import Peer
 from common.scripts import ScriptSet
 from common.store_mark import KnownStore, StoreMark
@@ -255,6 +255,22 @@ class Agents:
                     pipeline.zcard(self._keys.deferred(tenant))
                 answers = await pipeline.execute()
         return [_read_contact(*answers[at : at + 3]) for at in range(0, len(answers), 3)]
+
+    async def outbox_heads(self, tenants: Sequence[str]) -> list[int]:
+        """Return for each spoke since when (ms) the command waits that goes next to it; 0 when none waits."""
+        with translated():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for tenant in tenants:
+                    pipeline.zrange(self._keys.outbox(tenant), 0, 0)
+                heads = [ids[0].decode() if ids else "" for ids in await pipeline.execute()]
+                for command_id in heads:
+                    # A spawn has the id of its agent, which its caller may have chosen long before.
+                    pipeline.hget(self._keys.agent(command_id), "created")
+                created = await pipeline.execute()
+        return [
+            int(made or uuid7_time_ms(command_id)) if command_id else 0
+            for command_id, made in zip(heads, created, strict=True)
+        ]
 
     async def note_hello(self, hello: Hello, now_ms: int) -> None:
         """Keep what a spoke told of itself when it opened a link, which is also a contact."""

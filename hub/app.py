@@ -23,7 +23,7 @@ from common.configuration import EMBEDDED
 from common.directory import announced, exclusive
 from common.embedded_valkey import EmbeddedValkey
 from common.exchange import Exchange
-from common.http import problems
+from common.http import problems, refusals_counted
 from common.inbox import Inbox
 from common.links import Carrier, Links
 from common.openapi import serve_openapi
@@ -70,6 +70,7 @@ from hub.queries import Queries
 from hub.reconciling import Reconciling
 from hub.requests import measured
 from hub.retention import Bounds, Retention
+from hub.scraping import Scraping
 from hub.sender import Sender
 from hub.spawning import Spawning
 from hub.webhook_post import WebhookPost
@@ -134,7 +135,15 @@ def _application(
     entrance = dashboard.entrance
     scopes = {(route.method, route.path): route.needs for route in routes} | entrance.scopes()
     door = Doorkeeper(behind.identities, entrance, scopes, behind.audit)
-    app = web.Application(middlewares=[measured(metrics), problems, entrance.middleware(), door.middleware()])
+    app = web.Application(
+        middlewares=[
+            measured(metrics),
+            refusals_counted(metrics.refuse_request),
+            problems,
+            entrance.middleware(),
+            door.middleware(),
+        ]
+    )
     app.on_response_prepare.append(entrance.give_orders)
     described = [*routes, *problem_routes()]
     document = web.get(_OPENAPI_PATH, serve_openapi("hubspoke hub", described))
@@ -178,7 +187,7 @@ class Parts:
             agents,
             self.feed,
             trust,
-            Operations(agents, trust, metrics, audit),
+            Operations(agents, trust, Scraping.of(metrics, valkey.client, agents, trust, self.links), audit),
             Identities(hub.token, store.tokens, clock),
             audit,
             clock,

@@ -18,6 +18,7 @@ from common.envelope import EventBody
 from common.errors import COMMAND_RETRYABLE, sent_by
 from common.exchange import Exchange
 from common.inbox import Inbox
+from common.metric_table import timed
 from common.rotating import RotationIntake
 from hub.agents import Agents, ReplayMark
 from hub.metrics import Metrics
@@ -46,6 +47,10 @@ class Intake:
 
     async def take(self, raw: bytes) -> tuple[bytes, dict[str, Any]]:
         """Return the REPLY to a received envelope and what to log of it; raises `EnvelopeRejected`, `Unavailable`."""
+        with timed(self.metrics.accept_seconds):
+            return await self._take(raw)
+
+    async def _take(self, raw: bytes) -> tuple[bytes, dict[str, Any]]:
         now_ms = self.clock.now_ms()
         admitted = self.inbox.admit(raw, now_ms / 1000)
         mark = ReplayMark.of(admitted.envelope.claims, now_ms, self.me.skew_s)
@@ -72,6 +77,7 @@ class Intake:
         )
         self.heard(peer.tenant)
         self.metrics.events.inc(sum(own))
+        self.metrics.envelope_events.observe(len(own))
         results = [_acknowledge(*pair) for pair in zip(settlements, own, strict=True)]
         reply = self.exchange.reply(peer.instance, envelope.claims.jti, results)
         return reply, {

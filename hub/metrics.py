@@ -2,49 +2,59 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from common.metric_table import BATCHES, MetricTable
 
 
 class Metrics:
-    """The counters of one hub, in a registry of their own."""
+    """The metrics of one hub; docs/metrics.md is made from this table."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.envelopes_sent = Counter(
-            "hub_envelopes_sent", "Envelopes sent, by answer", ["outcome"], registry=self.registry
+        self.table = table = MetricTable("hubspoke_hub_")
+        self.envelopes_sent = table.counter(
+            "envelopes_sent", "Envelopes sent to spokes, by answer: `answered`, or the code", "outcome"
         )
-        self.envelopes_received = Counter(
-            "hub_envelopes_received", "Envelopes received, by answer", ["outcome"], registry=self.registry
+        self.envelope_commands = table.histogram(
+            "envelope_commands", "Commands in an envelope that a spoke answered", buckets=BATCHES
         )
-        self.commands_enqueued = Counter(
-            "hub_commands_enqueued", "Commands asked for, by outcome", ["outcome"], registry=self.registry
+        self.delivery_seconds = table.histogram("delivery_seconds", "From sending an envelope to recording its answer")
+        self.envelopes_received = table.counter(
+            "envelopes_received", "Envelopes of spokes, by answer: `accepted`, or the code of the refusal", "outcome"
         )
-        self.commands_settled = Counter(
-            "hub_commands_settled", "Commands answered by a spoke, by outcome", ["outcome"], registry=self.registry
+        self.envelope_events = table.histogram(
+            "envelope_events", "Agent transitions in an envelope of a spoke", buckets=BATCHES
         )
-        self.events = Counter("hub_events", "Agent transitions reported by spokes", registry=self.registry)
-        self.request_seconds = Histogram(
-            "hub_request_seconds", "Time to answer a request of the API", ["route"], registry=self.registry
+        self.accept_seconds = table.histogram(
+            "accept_seconds", "From an envelope of a spoke, whole, to its answer: `accepted`, or the code", "outcome"
         )
-        self.outbox_pending = Gauge(
-            "hub_outbox_pending", "Commands waiting, by spoke", ["spoke"], registry=self.registry
+        self.commands_enqueued = table.counter(
+            "commands_enqueued", "Spawns that were asked for, by outcome: `created`, `same`, or the code", "outcome"
         )
-        self.links = Gauge("hub_links", "Links that spokes have open", registry=self.registry)
-        self.store_refuses_until = Gauge(
-            "hub_store_lost_refuses_until_seconds",
-            "Envelopes signed up to this time are refused, because the store was lost; 0 when it never was",
-            registry=self.registry,
+        self.commands_settled = table.counter("commands_settled", "Commands answered by a spoke, by outcome", "outcome")
+        self.events = table.counter("events", "Agent transitions reported by spokes")
+        self.request_seconds = table.histogram("request_seconds", "Time to answer a request of the API", "route")
+        self.requests_refused = table.counter(
+            "requests_refused", "Requests of the API that were answered with a problem, by its code", "code"
         )
-        self.agents_pruned = Counter(
-            "hub_agents_pruned", "Ended agents that the retention let go", registry=self.registry
+        self.agents = table.gauge("agents", "Agents that this hub knows, by what is shown of them", "state")
+        self.agents_pruned = table.counter("agents_pruned", "Ended agents that the retention let go")
+        self.outbox_pending = table.gauge("outbox_pending", "Commands waiting, by spoke", "spoke")
+        self.outbox_head_age = table.gauge(
+            "outbox_head_age_seconds",
+            "How long the command that goes next has waited, by spoke; 0 when none waits",
+            "spoke",
         )
-        self.webhook_messages = Counter(
-            "hub_webhook_messages", "Messages sent to webhooks, by answer", ["outcome"], registry=self.registry
+        self.peers = table.gauge("peers", "Spokes, by state of the connection", "state")
+        self.links = table.gauge("links", "Links that spokes have open")
+        self.link_up = table.gauge("link_up", "1 while an active spoke has a link open", "spoke")
+        self.spoke_failures = table.gauge(
+            "spoke_failures", "Envelopes in a row that an active spoke did not answer", "spoke"
         )
-        self.peers = Gauge("hub_peers", "Spokes, by state of the connection", ["state"], registry=self.registry)
+        self.webhook_messages = table.counter("webhook_messages", "Messages sent to webhooks, by answer", "outcome")
+
+    def refuse_request(self, code: str) -> None:
+        """Count a request that was answered with a problem."""
+        self.requests_refused.labels(code).inc()
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads."""
-        return generate_latest(self.registry)
+        return self.table.render()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from aiohttp import web
 
 from common.audit_file import Audit
@@ -11,10 +9,11 @@ from common.clock import SystemClock
 from common.errors import HubspokeError
 from common.http import json_response
 from common.inbox import TrustSource
+from common.metric_table import CONTENT_TYPE
 from common.node_views import HealthView, NotReadyView, ReadyView
 from hub.agents import Agents
 from hub.api.route import Route
-from hub.metrics import CONTENT_TYPE, Metrics
+from hub.scraping import Scraping
 
 UNAVAILABLE = 503
 
@@ -22,10 +21,10 @@ UNAVAILABLE = 503
 class Operations:
     """Handlers that say how the node is."""
 
-    def __init__(self, agents: Agents, trust: TrustSource, metrics: Metrics, audit: Audit) -> None:
+    def __init__(self, agents: Agents, trust: TrustSource, scraping: Scraping, audit: Audit) -> None:
         self._agents = agents
         self._trust = trust
-        self._metrics = metrics
+        self._scraping = scraping
         self._audit = audit
 
     def routes(self) -> list[Route]:
@@ -71,14 +70,5 @@ class Operations:
         self._audit.check()
 
     async def show_metrics(self, _request: web.Request) -> web.Response:
-        """Render the counters; what is a state and no count is read now."""
-        peers = self._trust.current().peers()
-        states = Counter(peer.state for peer in peers)
-        for state in ("pending", "active", "suspended", "revoked"):
-            self._metrics.peers.labels(state).set(states[state])
-        store = self._agents.store
-        self._metrics.store_refuses_until.set(store.mark.refuses_until_s(store.skew_s))
-        contacts = await self._agents.contacts([peer.tenant for peer in peers])
-        for peer, contact in zip(peers, contacts, strict=True):
-            self._metrics.outbox_pending.labels(peer.instance).set(contact.pending)
-        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+        """Render what Prometheus reads."""
+        return web.Response(body=await self._scraping.render(), headers={"Content-Type": CONTENT_TYPE})

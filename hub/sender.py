@@ -25,6 +25,7 @@ from common.errors import HubspokeError, Unavailable
 from common.exchange import EnvelopeNotTaken, Exchange
 from common.inbox import TrustSource
 from common.peers import Peer
+from common.problem_codes import label_of
 from hub.agents import Agents
 from hub.backoff import delay_s
 from hub.metrics import Metrics
@@ -185,6 +186,8 @@ class Sender:
     ) -> None:
         duration_ms = round(duration_s * 1000, 1)
         self._metrics.envelopes_sent.labels("answered").inc()
+        self._metrics.envelope_commands.observe(len(commands))
+        self._metrics.delivery_seconds.observe(duration_s)
         _log.info(
             "envelope.sent", peer=peer.instance, commands=len(commands), outcome="answered", duration_ms=duration_ms
         )
@@ -204,7 +207,7 @@ class Sender:
     async def _failed(
         self, lane: _Lane, peer: Peer, commands: Sequence[Queued], error: HubspokeError, started: float
     ) -> None:
-        self._metrics.envelopes_sent.labels(error.code).inc()
+        self._metrics.envelopes_sent.labels(label_of(error.code)).inc()
         _log.warning(
             "envelope.failed",
             peer=peer.instance,

@@ -16,6 +16,7 @@ from spoke.attendant import Attendant
 from spoke.git import Git
 from spoke.janitor import Janitor, Keep
 from spoke.launching import Launcher
+from spoke.metrics import Metrics
 from spoke.node import Spoke
 from spoke.occupancy import Occupancy
 from spoke.patches import Patches
@@ -45,7 +46,12 @@ class AgentParts:
 
 
 def agent_parts(
-    spoke: Spoke, queue: Queue, commands: StoredCommands, sup: Supervisor, limits: Callable[[], Mapping[str, int]]
+    spoke: Spoke,
+    queue: Queue,
+    commands: StoredCommands,
+    sup: Supervisor,
+    limits: Callable[[], Mapping[str, int]],
+    metrics: Metrics,
 ) -> AgentParts:
     """Build them; `limits` are those under which tenants' agents start now. Raises LocalError `config`."""
     directory, clock = spoke.directory, SystemClock()
@@ -55,7 +61,15 @@ def agent_parts(
     patches = Patches(runs, workspaces)
     attendant = Attendant(queue, commands, workspaces, sup, runs, launcher, clock)
     name, life = _name(directory.path), clock.new_id()
-    worker = Worker(queue, attendant, limits, node=name, life=life, occupancy=occupancy)
+    worker = Worker(
+        queue,
+        attendant,
+        limits,
+        node=name,
+        life=life,
+        occupancy=occupancy,
+        lost=lambda cause: metrics.leases_lost.labels(cause).inc(),
+    )
     keep = _keep(spoke.settings.limits)
     janitor = Janitor(queue, runs, workspaces, sup, occupancy, clock, keep)
     return AgentParts(runs, worker, janitor, launcher, Answers(runs, patches))

@@ -27,7 +27,7 @@ from common.directory import announced, exclusive
 from common.embedded_valkey import EmbeddedValkey
 from common.exchange import Exchange
 from common.handshake import Capacity
-from common.http import problems
+from common.http import problems, refusals_counted
 from common.ids import uuid7_time_ms
 from common.inbox import Inbox
 from common.introduction import identity_claim
@@ -42,6 +42,7 @@ from common.rotation_store import RotationStore
 from common.route import Route, to_aiohttp
 from common.serving import serving
 from common.store_guard import MarkFile, StoreGuard, Watched
+from common.store_metrics import StoreMetrics
 from common.trust_store import TrustStore
 from common.valkey import check_durability, connect, connect_blocking
 from spoke.agent_parts import agent_parts
@@ -65,6 +66,7 @@ from spoke.requeue import Requeuer
 from spoke.rotating import Rotating
 from spoke.router import Router, Rules
 from spoke.salvage import Salvage
+from spoke.scraping import Scraping
 from spoke.stored_command import StoredCommands
 from spoke.supervision.supervisor import Supervisor
 
@@ -115,20 +117,20 @@ class _Parts:
         links, post = Links(), None if settings.node.link == "always" else PostTransport(session)
         exchange = Exchange(me, keys, inbox, Carrier(links, post), clock)
         commands = StoredCommands(me.instance, keys.keyring, trust.current, spoke.policy_of)
-        agents = agent_parts(spoke, self.queue, commands, sup, self._limits)
+        metrics = Metrics()
+        agents = agent_parts(spoke, self.queue, commands, sup, self._limits, metrics)
         self.worker, self.janitor = agents.worker, agents.janitor
         watched = Watched(client, self.queue.prefix, MarkFile(directory.path))
         self.store_guard = StoreGuard(
             watched, self.queue.store, clock, Salvage(self.queue, agents.runs, commands, sup, self.worker)
         )
-        self.courier = Courier(self.queue, exchange, trust.current)
+        self.courier = Courier(self.queue, exchange, trust.current, metrics.envelope_events.observe)
         router = Router(self.queue, agents.answers, commands, exchange, partial(self._rules_of, agents.launcher), audit)
-        metrics = Metrics(self.queue)
         rotating, announcer = _rotating(spoke, trust, self.queue, keys, exchange)
         petition = Petition(Joiner(me, keys, settings.node.url, clock), session, trust)
         self.of_peers = (announcer.run, Eviction(self.queue, trust.current).run, petition.run)
         """What goes on in the background because of changes of trust."""
-        intake = Intake(inbox, router, rotating, clock, metrics.refused, audit)
+        intake = Intake(inbox, router, rotating, clock, metrics, audit)
         greeter = Greeter(keys, inbox, exchange, clock, self._capacity, settings.node.labels)
         self.dialer = Dialer(greeter, links, intake, session, trust, self.courier.reached)
         federation = FederationRoutes(partial(_identity, spoke, keys), keys, intake, exchange)
@@ -139,12 +141,14 @@ class _Parts:
             view,
             self.queue,
             agents.runs,
-            metrics,
+            Scraping(metrics, StoreMetrics(metrics.table, client, self.queue.store), self.queue, trust, links),
         )
         operator = OperatorApi(
             guard, view, self.queue, Requeuer(keys, self.queue, commands, exchange, clock), self.janitor
         )
-        self.app = _application(federation.routes(), [*local.routes(), *operator.routes(), *problem_routes()], guard)
+        self.app = _application(
+            federation.routes(), [*local.routes(), *operator.routes(), *problem_routes()], guard, metrics
+        )
 
     def _limits(self) -> Mapping[str, int]:
         """Return whose agents may start now and how many at once: a peer that is not active starts none."""
@@ -163,9 +167,11 @@ class _Parts:
         return SystemClock().now_ms() - self._spoke.settings.limits.retention_days * _DAY_MS
 
 
-def _application(federation: Iterable[web.RouteDef], routes: Sequence[Route], guard: Guard) -> web.Application:
+def _application(
+    federation: Iterable[web.RouteDef], routes: Sequence[Route], guard: Guard, metrics: Metrics
+) -> web.Application:
     described = web.get(_OPENAPI_PATH, guard(serve_openapi("hubspoke spoke", routes)))
-    app = web.Application(middlewares=[problems])
+    app = web.Application(middlewares=[refusals_counted(metrics.refuse_request), problems])
     app.add_routes([*federation, *to_aiohttp(routes), described])
     return app
 

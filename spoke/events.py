@@ -29,9 +29,15 @@ _MAX_PAUSE_S: Final = 60.0
 
 
 class Courier:
-    """Carries the events of all hubs; it is told what is new (`changed`) and which hub is back (`reached`)."""
+    """Carries the events of all hubs; it is told what is new (`changed`) and which hub is back (`reached`).
 
-    def __init__(self, queue: Queue, exchange: Exchange, trust: Callable[[], Trust]) -> None:
+    `sent` hears how many events each answered envelope held.
+    """
+
+    def __init__(
+        self, queue: Queue, exchange: Exchange, trust: Callable[[], Trust], sent: Callable[[int], None]
+    ) -> None:
+        self._sent = sent
         self._queue = queue
         self._exchange = exchange
         self._trust = trust
@@ -99,6 +105,7 @@ class Courier:
 
     async def _send(self, peer: Peer, events: Sequence[PendingEvent], encoded: Sequence[bytes]) -> None:
         reply = await self._exchange.send(peer, EnvelopeType.EVENT, Items("events", encoded))
+        self._sent(len(encoded))
         settled = [event for event, result in zip(events, reply.results, strict=True) if _settles(result, event)]
         await self._queue.acknowledge(peer.tenant, settled)
         refused = [result.error.code for result in reply.results if result.error is not None]

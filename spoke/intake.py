@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -13,6 +13,8 @@ from common.clock import Clock
 from common.envelope import CommandBody
 from common.errors import BadSignature, HubspokeError, sent_by
 from common.inbox import Inbox
+from common.metric_table import timed
+from spoke.metrics import Metrics
 from spoke.rotating import Rotating
 from spoke.router import Router
 
@@ -20,7 +22,7 @@ _log: Final = structlog.get_logger("envelope")
 
 
 class Intake:
-    """Takes envelopes of hubs; `refused` counts the code of each that was not taken."""
+    """Takes envelopes of hubs; `metrics` count what was taken and what was not."""
 
     def __init__(
         self,
@@ -28,7 +30,7 @@ class Intake:
         router: Router,
         rotating: Rotating,
         clock: Clock,
-        refused: Callable[[str], None],
+        metrics: Metrics,
         audit: Audit,
     ) -> None:
         self._audit = audit
@@ -36,14 +38,18 @@ class Intake:
         self._router = router
         self._rotating = rotating
         self._clock = clock
-        self._refused = refused
+        self._metrics = metrics
 
     async def take(self, raw: bytes) -> bytes:
         """Return the REPLY to a received envelope; raises `EnvelopeRejected`, `RateLimited`, `Unavailable`."""
-        admitted = self._inbox.admit(raw, self._clock.now_ms() / 1000)
-        answer = self._router.answer if isinstance(admitted.envelope.body, CommandBody) else self._rotating.answer
-        with sent_by(admitted.peer.instance):
-            return await answer(admitted)
+        with timed(self._metrics.accept_seconds):
+            admitted = self._inbox.admit(raw, self._clock.now_ms() / 1000)
+            is_command = isinstance(admitted.envelope.body, CommandBody)
+            with sent_by(admitted.peer.instance):
+                reply = await (self._router.answer if is_command else self._rotating.answer)(admitted)
+        if is_command:
+            self._metrics.envelope_commands.observe(len(admitted.envelope.commands))
+        return reply
 
     @contextmanager
     def audited(self, remote: str | None, transport: str = "post") -> Iterator[None]:
@@ -53,6 +59,6 @@ class Intake:
         except HubspokeError as error:
             reason = error.reason if isinstance(error, BadSignature) else error.message
             _log.warning("envelope.refused", code=error.code, reason=reason, remote=remote, transport=transport)
-            self._refused(error.code)
+            self._metrics.envelopes_refused.labels(error.code).inc()
             self._audit.refuse("envelope.refused", error.code, peer=error.sender, address=remote, detail=reason)
             raise

@@ -24,6 +24,7 @@ from common.http import (
     read_json,
     route_of,
 )
+from common.metric_table import CONTENT_TYPE
 from common.node_views import HealthView, ReadyView
 from common.route import Route, read_query
 from spoke.agent_record import AgentRef
@@ -41,10 +42,10 @@ from spoke.local_models import (
     SpawnedView,
 )
 from spoke.local_spawn import LocalSpawner
-from spoke.metrics import CONTENT_TYPE, Metrics
 from spoke.queue import Queue
 from spoke.queue_terms import KillStep
 from spoke.runs import Runs
+from spoke.scraping import Scraping
 from spoke.supervision.control import ask_to_end
 
 _OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -103,7 +104,7 @@ class LocalApi:
     """The routes for this machine."""
 
     def __init__(
-        self, guard: Guard, spawner: LocalSpawner, view: AgentView, queue: Queue, runs: Runs, metrics: Metrics
+        self, guard: Guard, spawner: LocalSpawner, view: AgentView, queue: Queue, runs: Runs, scraping: Scraping
     ) -> None:
         self._guard = guard
         self._audit = guard.audit
@@ -111,7 +112,7 @@ class LocalApi:
         self._spawner = spawner
         self._queue = queue
         self._runs = runs
-        self._metrics = metrics
+        self._scraping = scraping
 
     def routes(self) -> list[Route]:
         """Return the route table."""
@@ -232,4 +233,4 @@ class LocalApi:
         return json_response({"status": "ready"})
 
     async def _show_metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(body=await self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=await self._scraping.render(), headers={"Content-Type": CONTENT_TYPE})

@@ -4,47 +4,46 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.exposition import generate_latest
+from common.metric_table import BATCHES, MetricTable
 
-from spoke.queue import Queue
-
-CONTENT_TYPE: Final = "text/plain; version=0.0.4"
+_PREFIX: Final = "hubspoke_spoke_"
 
 
 class Metrics:
-    """The metrics of one spoke."""
+    """The metrics of one spoke; docs/metrics.md is made from this table."""
 
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-        self._registry = CollectorRegistry()
-        self._agents = Gauge(
-            "hubspoke_spoke_agents",
-            "Agents on this spoke that have not ended, by state",
-            ["state"],
-            registry=self._registry,
+    def __init__(self) -> None:
+        self.table = table = MetricTable(_PREFIX)
+        self.agents = table.gauge("agents", "Agents on this spoke that have not ended: `queued`, `active`", "state")
+        self.queue_head_age = table.gauge(
+            "queue_head_age_seconds",
+            "Of the agents that go next, one of each hub: how long the one has waited that waits longest; 0 for none",
         )
-        self._refused = Counter(
-            "hubspoke_spoke_envelopes_refused",
-            "Envelopes that were refused whole, by code",
-            ["code"],
-            registry=self._registry,
+        self.envelopes_refused = table.counter(
+            "envelopes_refused", "Envelopes that were refused whole, by code", "code"
+        )
+        self.envelope_commands = table.histogram(
+            "envelope_commands", "Commands in an envelope that was accepted", buckets=BATCHES
+        )
+        self.accept_seconds = table.histogram(
+            "accept_seconds", "From an envelope, whole, to its answer: `accepted`, or the code", "outcome"
+        )
+        self.requests_refused = table.counter(
+            "requests_refused", "Requests of this machine that were answered with a problem, by its code", "code"
+        )
+        self.events_pending = table.gauge(
+            "events_pending", "Agent transitions that a hub has not acknowledged, by hub", "hub"
+        )
+        self.envelope_events = table.histogram(
+            "envelope_events", "Agent transitions in an envelope that a hub answered", buckets=BATCHES
+        )
+        self.link_up = table.gauge("link_up", "1 while there is a link with an active hub", "hub")
+        self.leases_lost = table.counter(
+            "leases_lost",
+            "Agents taken over from a worker that did not keep them: `restart` of the node, or it `stood_still`",
+            "cause",
         )
 
-        self._refuses_until = Gauge(
-            "hubspoke_spoke_store_lost_refuses_until_seconds",
-            "Envelopes signed up to this time are refused, because the store was lost; 0 when it never was",
-            registry=self._registry,
-        )
-
-    def refused(self, code: str) -> None:
-        """Count a refused envelope."""
-        self._refused.labels(code).inc()
-
-    async def render(self) -> bytes:
-        """Return all metrics in the text format; raises `Unavailable`."""
-        for state, number in (await self._queue.load()).items():
-            self._agents.labels(state).set(number)
-        store = self._queue.store
-        self._refuses_until.set(store.mark.refuses_until_s(store.skew_s))
-        return generate_latest(self._registry)
+    def refuse_request(self, code: str) -> None:
+        """Count a request that was answered with a problem."""
+        self.requests_refused.labels(code).inc()

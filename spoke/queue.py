@@ -253,6 +253,32 @@ class Queue:
             counts = await self._client.hgetall(f"{self.prefix}load")
         return {name: int(counts.get(name.encode(), 0)) for name in ("queued", "active")}
 
+    async def head_since(self) -> int:
+        """Return since when (ms) the agent waits that waits longest of those that go next; 0 when none waits."""
+        with translated():
+            waiting: Any = await self._client.zrange(f"{self.prefix}waiting", 0, -1)
+            tenants = [tenant.decode() for tenant in waiting]
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for tenant in tenants:
+                    pipeline.zrange(f"{self.prefix}queue:{tenant}", 0, 0)
+                heads = [
+                    (tenant, ids[0].decode())
+                    for tenant, ids in zip(tenants, await pipeline.execute(), strict=True)
+                    if ids
+                ]
+                for tenant, agent_id in heads:
+                    pipeline.hget(f"{self.prefix}agent:{tenant}:{agent_id}", "queued_at")
+                return min((int(since) for since in await pipeline.execute() if since), default=0)
+
+    async def count_events(self, tenants: Sequence[str]) -> list[int]:
+        """Return how many transitions each tenant's peer has not acknowledged."""
+        with translated():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for tenant in tenants:
+                    pipeline.xlen(f"{self.prefix}events:{tenant}")
+                counts: list[int] = await pipeline.execute()
+        return counts
+
     async def forget_expired(self) -> int:
         """Remove names from the index whose records have expired; returns how many."""
         removed, last = 0, b""

@@ -32,8 +32,15 @@ _MAX_GAP_S: Final = 2.5 * _LOOK_S
 _UNAVAILABLE_PAUSE_S: Final = 0.5
 
 
+def _nobody(_cause: str) -> None:
+    """Hear of a lost lease where nobody counts."""
+
+
 class Worker:
-    """One worker of a spoke. `node` names the directory it serves, `life` this process's turn at it."""
+    """One worker of a spoke. `node` names the directory it serves, `life` this process's turn at it.
+
+    `lost` hears why an agent was taken over: `restart`, or its holder `stood_still`.
+    """
 
     def __init__(
         self,
@@ -44,6 +51,7 @@ class Worker:
         node: str,
         life: str,
         occupancy: Occupancy | None = None,
+        lost: Callable[[str], None] = _nobody,
     ) -> None:
         self._queue = queue
         self._attendant = attendant
@@ -52,6 +60,7 @@ class Worker:
         self._name = f"{node}:{life}"
         self._held: dict[AgentRef, Held] = {}
         self._occupancy = occupancy or Occupancy()
+        self._lost = lost
         self._wake = asyncio.Event()
         self._renew_now = asyncio.Event()
         self._look_now = asyncio.Event()
@@ -96,6 +105,7 @@ class Worker:
                 abandoned = watch.look(await self._others(), time.monotonic())
                 # No other life of this node can be there: it would hold the directory.
                 while claim := await self._take(self._queue.reclaim(self._name, self._node, abandoned)):
+                    self._lost("stood_still" if str(claim.record.ref) in abandoned else "restart")
                     self._attend(group, claim, resumed=True)
                 await _wait_until(self._look_now, _LOOK_S)
             except Unavailable as error:

@@ -19,7 +19,7 @@ import hub
 import spoke
 from common import http, strict_json
 from common.errors import COMMAND_RETRYABLE, ENVELOPE_STATUS, HubspokeError, LocalError, PeerError
-from common.problem_codes import CODES
+from common.problem_codes import CODES, label_of
 from common.problem_routes import problem_routes
 from common.route import to_aiohttp
 
@@ -130,3 +130,4 @@ async def test_a_code_that_there_is_not_is_not_found(client: Any) -> None:
 def test_a_code_of_another_make_leads_nowhere() -> None:
     document = strict_json.parse(http.encode_problem(PeerError("it happened", code="not_of_ours")))
     assert (document["type"], document["code"]) == ("about:blank", "not_of_ours")
+    assert (label_of("not_of_ours"), label_of("stale")) == ("other", "stale")

@@ -481,8 +481,8 @@ async def test_health_readiness_and_metrics_need_no_token_on_loopback(node: HubN
     async with aiohttp.ClientSession() as session, session.get(f"{node.url}/metrics") as response:
         text = await response.text()
     assert response.content_type == "text/plain"
-    assert 'hub_commands_settled_total{outcome="delivered"}' in text
-    assert f'hub_outbox_pending{{spoke="{spoke.id}"}} 0.0' in text
+    assert 'hubspoke_hub_commands_settled_total{outcome="delivered"}' in text
+    assert f'hubspoke_hub_outbox_pending{{spoke="{spoke.id}"}} 0.0' in text
 
 
 async def test_a_request_is_one_line_in_the_log(node: HubNode) -> None:
