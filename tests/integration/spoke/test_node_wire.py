@@ -295,10 +295,16 @@ async def test_another_hubs_agent_is_not_there(
     await hub.ask(shared, spawn)
     await shared.until(spawn["id"], "running")
     other = new_hub(shared)
-    for name in ("status", "logs", "kill"):
-        absent, foreign = await other.send(shared, other.about(name, new_id()), other.about(name, spawn["id"]))
-        assert absent["error"]["code"] == "not_found"
+    codes = {}
+    for name in ("status", "logs", "diff", "send", "resume", "kill"):
+        more = {"text": "hello"} if name in {"send", "resume"} else {}
+        asked = [other.about(name, agent_id, **more) for agent_id in (new_id(), spawn["id"])]
+        absent, foreign = await other.send(shared, *asked)
         assert {**foreign, "id": ""} == {**absent, "id": ""}
+        codes[name] = absent["error"]["code"]
+    # The policy of these tests has three of them; what it does not allow is no way to find out either.
+    assert set(codes.values()) == {"not_found", "not_allowed"}
+    assert [codes[name] for name in ("status", "logs", "kill")] == ["not_found"] * 3
     go.now()
     assert (await shared.until_ended(spawn["id"]))["status"] == "completed"
 

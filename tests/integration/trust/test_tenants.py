@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,8 +18,19 @@ from redis.asyncio import Redis
 from common.embedded_valkey import EmbeddedValkey
 from spoke.agent_record import AgentRecord, Place
 from spoke.queue import Queue
-from spoke.queue_terms import Bounds, StatusStep, StepRefused
-from tests.integration.spoke.queue_rig import OTHER, RAW, TENANT, Rig, check_invariants, id_of, kill, sender, spawn
+from spoke.queue_terms import Bounds, StatusStep, Step, StepRefused
+from tests.integration.spoke.queue_rig import (
+    OTHER,
+    RAW,
+    TENANT,
+    Rig,
+    check_invariants,
+    id_of,
+    kill,
+    resume,
+    sender,
+    spawn,
+)
 from tests.integration.trust.quota_client import QUOTA
 
 FLOOD = 1000
@@ -115,3 +127,36 @@ async def test_a_kill_of_a_foreign_agent_is_answered_like_that_of_an_absent_one(
     assert foreign == absent == [StepRefused("not_found")]
     assert await rig.status(1) == "running"
     assert "kill" not in await rig.fields(1)
+
+
+async def _counted(rig: Rig, *steps: Step) -> tuple[list[object], dict[str, int]]:
+    """Ask as OTHER; return the answers and how often each command ran in Valkey, also inside the script."""
+    await rig.client.config_resetstat()
+    answers = await rig.accept(*steps, by=sender(OTHER))
+    stats = await rig.client.info("commandstats")
+    ignored = {"cmdstat_config|resetstat", "cmdstat_info"}
+    return list(answers), {name: counts["calls"] for name, counts in stats.items() if name not in ignored}
+
+
+@pytest.mark.attack(37)
+@pytest.mark.parametrize("state", ["queued", "running", "ended"])
+@pytest.mark.parametrize(
+    "ask",
+    [lambda number: StatusStep(id_of(number)), kill, lambda number: resume(number, 900 + number)],
+    ids=["status", "kill", "resume"],
+)
+async def test_a_foreign_agent_costs_the_work_of_an_absent_one(
+    rig: Rig, ask: Callable[[int], Step], state: str
+) -> None:
+    """Counted, not timed: what is not done cannot be measured from outside either."""
+    if state == "queued":
+        await rig.accept(spawn(1))
+    else:
+        claim = await rig.running(1)
+        if state == "ended":
+            await rig.queue.finish(claim, "completed", {})
+    await _counted(rig, ask(8))  # scripts are loaded, and what a first question makes is there
+    absent, foreign = await _counted(rig, ask(9)), await _counted(rig, ask(1))
+    assert foreign == absent
+    assert absent[0] == [StepRefused("not_found")]
+    assert sum(absent[1].values()) > 3
