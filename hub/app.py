@@ -7,6 +7,7 @@ and goes first when the node stops. What waits in the outbox stays there and is 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -34,6 +35,7 @@ from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
 from common.route import to_aiohttp
 from common.scripts import ScriptSet
+from common.service_manager import ServiceManager
 from common.serving import serving
 from common.store_guard import MarkFile, StoreGuard, Watched
 from common.store_mark import KnownStore
@@ -243,6 +245,7 @@ async def _work(
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(audit.run()),
+            group.create_task(ServiceManager.of(os.environ).run()),
             group.create_task(parts.sender.run()),
             group.create_task(parts.feed.run()),
             group.create_task(parts.webhooks.run()),

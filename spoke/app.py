@@ -40,6 +40,7 @@ from common.problem_routes import problem_routes
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
 from common.route import Route, to_aiohttp
+from common.service_manager import ServiceManager
 from common.serving import serving
 from common.store_guard import MarkFile, StoreGuard, Watched
 from common.store_metrics import StoreMetrics
@@ -212,6 +213,7 @@ async def _work(
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(audit.run()),
+            group.create_task(ServiceManager.of(os.environ).run()),
             group.create_task(_listen(parts, listener)),
             group.create_task(parts.worker.run()),
             group.create_task(parts.store_guard.watch()),
