@@ -42,6 +42,25 @@ _STYLES: Final = {
 }
 
 
+SHELLS: Final = ("bash", "zsh", "fish")
+
+
+def completion_script(name: str, shell: str) -> str:
+    """Return what makes a shell of `SHELLS` ask the command `name` how its line could go on."""
+    import click
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise ValueError(f"{shell} is none of {', '.join(SHELLS)}")
+    return kind(click.Group(name), {}, name, f"_{name.upper()}_COMPLETE").source()
+
+
+def style_of(word: str) -> str:
+    """Return the style of a state, none for any other word."""
+    return _STYLES.get(word, "")
+
+
 class Unreachable(Unavailable):
     """The node does not answer at its address."""
 
@@ -163,7 +182,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         # The first column names the row: it must stay whole to be copied.
         table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(Text(cell, style=style_of(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False).print(table)
 
 

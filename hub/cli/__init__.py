@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "spawn": ("hub.cli.spawn:spawn", "Start an agent on a spoke, or on many."),
     "status": ("hub.cli.agents:status", "Show one agent."),
     "list": ("hub.cli.agents:list_agents", "List agents, newest first."),
+    "top": ("hub.cli.top:top", "Watch spokes and agents, live."),
     "kill": ("hub.cli.killing:kill", "Stop an agent, or all of a task, a spoke or the hub."),
     "logs": ("hub.cli.agents:logs", "Print an agent's log."),
     "diff": ("hub.cli.work:diff", "Print what an agent changed, as a git patch."),
@@ -33,6 +34,7 @@ COMMANDS: Final = {
     "freeze": ("hub.cli.freezing:freeze", "Have a spoke refuse this hub's spawns, and end its agents if asked."),
     "thaw": ("hub.cli.freezing:thaw", "Have a spoke take this hub's spawns again."),
     "doctor": ("hub.cli.doctor:doctor", "Check keys, clock, Valkey and spokes; say how to mend each."),
+    "completion": ("hub.cli.completion:completion", "What makes a shell complete commands, options and ids."),
 }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from common.command_line import print_facts, print_json, print_table
+from hub.cli.completion import complete_agents
 from hub.cli.frame import node_options
 from hub.cli.output import invocation, show_text, show_time
 
@@ -24,11 +25,11 @@ def check_agent_id(_context: click.Context, _parameter: click.Parameter, agent_i
     return agent_id
 
 
-_agent_argument = click.argument("agent_id", metavar="AGENT", callback=check_agent_id)
+agent_argument = click.argument("agent_id", metavar="AGENT", callback=check_agent_id, shell_complete=complete_agents)
 
 
 @click.command()
-@_agent_argument
+@agent_argument
 @click.option("--live", is_flag=True, help="Ask the spoke first.")
 @node_options
 def status(agent_id: str, live: bool) -> None:
@@ -80,7 +81,7 @@ def list_agents(**query: Any) -> None:
 
 
 @click.command()
-@_agent_argument
+@agent_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on until the agent has ended.")
 @click.option("--raw", is_flag=True, help="As the agent printed it, control characters too; for files and programs.")
 @node_options
@@ -97,7 +98,7 @@ def logs(agent_id: str, follow: bool, raw: bool) -> None:
 
 
 @click.command()
-@_agent_argument
+@agent_argument
 @node_options
 def wait(agent_id: str) -> None:
     """Wait until an agent has ended; exit 0 when it completed, else 1."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from common.command_line import complain, print_json
+from hub.cli.completion import complete_spokes
 from hub.cli.frame import check_spoke, confirmed, node_options
 from hub.cli.output import invocation, show_text
 
@@ -24,7 +25,7 @@ def _chosen(spoke: str | None, everywhere: bool) -> None:
 
 
 @click.command()
-@click.argument("spoke", metavar="[SPOKE]", required=False, callback=check_spoke)
+@click.argument("spoke", metavar="[SPOKE]", required=False, callback=check_spoke, shell_complete=complete_spokes)
 @click.option("--all", "everywhere", is_flag=True, help="Every active spoke.")
 @click.option("--kill", "kills", is_flag=True, help="Also end all agents of this hub there.")
 @click.option("--reason", help="Why, for the record.")
@@ -39,7 +40,7 @@ def freeze(spoke: str | None, everywhere: bool, kills: bool, reason: str | None,
 
 
 @click.command()
-@click.argument("spoke", metavar="[SPOKE]", required=False, callback=check_spoke)
+@click.argument("spoke", metavar="[SPOKE]", required=False, callback=check_spoke, shell_complete=complete_spokes)
 @click.option("--all", "everywhere", is_flag=True, help="Every active spoke.")
 @node_options
 def thaw(spoke: str | None, everywhere: bool) -> None:

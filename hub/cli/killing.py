@@ -8,6 +8,7 @@ import click
 
 from common.command_line import complain, print_json
 from hub.cli.agents import check_agent_id
+from hub.cli.completion import complete_agents, complete_spokes
 from hub.cli.frame import check_spoke, confirmed, node_options
 from hub.cli.output import invocation, show_text
 
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("agent_id", metavar="[AGENT]", required=False, callback=check_agent_id)
+@click.argument("agent_id", metavar="[AGENT]", required=False, callback=check_agent_id, shell_complete=complete_agents)
 @click.option("--task", help="All agents of this task that have not ended.")
-@click.option("--spoke", callback=check_spoke, help="All agents of this spoke that have not ended.")
+@click.option(
+    "--spoke",
+    callback=check_spoke,
+    shell_complete=complete_spokes,
+    help="All agents of this spoke that have not ended.",
+)
 @click.option("--all", "everything", is_flag=True, help="All agents of this hub that have not ended.")
 @click.option("--yes", is_flag=True, help="With --all: do not ask.")
 @click.option("--grace", "grace_s", type=click.IntRange(0, 300), help="Seconds between SIGTERM and SIGKILL.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from common.command_line import print_facts, print_json, print_table
+from hub.cli.completion import complete_spokes
 from hub.cli.frame import node_options
 from hub.cli.output import invocation, show_text, show_time
 
@@ -22,7 +23,7 @@ def peer() -> None:
 
 
 @peer.command()
-@click.argument("instance", metavar="ID")
+@click.argument("instance", metavar="ID", shell_complete=complete_spokes)
 @click.option("--key", "key_file", metavar="FILE", required=True, type=click.Path(path_type=Path), help="PEM or JWK.")
 @click.option("--url", metavar="URL", help="How this hub reaches the spoke.")
 @node_options
@@ -73,7 +74,7 @@ def list_peers() -> None:
 
 
 @peer.command()
-@click.argument("instance", metavar="ID")
+@click.argument("instance", metavar="ID", shell_complete=complete_spokes)
 @node_options
 def show(instance: str) -> None:
     """Show one spoke: state, fingerprint, last contact, retry state."""
@@ -85,7 +86,7 @@ def show(instance: str) -> None:
 
 
 @peer.command()
-@click.argument("instance", metavar="ID")
+@click.argument("instance", metavar="ID", shell_complete=complete_spokes)
 @click.argument("fingerprint", metavar="FINGERPRINT")
 @node_options
 def approve(instance: str, fingerprint: str) -> None:
@@ -98,7 +99,7 @@ def approve(instance: str, fingerprint: str) -> None:
 
 
 @peer.command()
-@click.argument("instance", metavar="ID")
+@click.argument("instance", metavar="ID", shell_complete=complete_spokes)
 @node_options
 def suspend(instance: str) -> None:
     """Stop all traffic with a spoke; what waits for it goes on waiting."""
@@ -106,7 +107,7 @@ def suspend(instance: str) -> None:
 
 
 @peer.command()
-@click.argument("instance", metavar="ID")
+@click.argument("instance", metavar="ID", shell_complete=complete_spokes)
 @node_options
 def resume(instance: str) -> None:
     """Take up traffic again, and try to deliver at once."""
@@ -127,7 +128,7 @@ async def _resume_at_node(instance: str) -> None:
 
 
 @peer.command()
-@click.argument("instance", metavar="ID")
+@click.argument("instance", metavar="ID", shell_complete=complete_spokes)
 @node_options
 def revoke(instance: str) -> None:
     """End a connection for good; joining again is a new one that inherits nothing."""
@@ -135,7 +136,7 @@ def revoke(instance: str) -> None:
 
 
 @peer.command("revoke-key")
-@click.argument("instance", metavar="ID")
+@click.argument("instance", metavar="ID", shell_complete=complete_spokes)
 @click.argument("fingerprint", metavar="FINGERPRINT")
 @node_options
 def revoke_key(instance: str, fingerprint: str) -> None:

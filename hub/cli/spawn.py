@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from common.command_line import print_json
+from hub.cli.completion import complete_spokes
 from hub.cli.frame import node_options
 from hub.cli.output import invocation
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("spoke", metavar="[SPOKE]", required=False)
+@click.argument("spoke", metavar="[SPOKE]", required=False, shell_complete=complete_spokes)
 @click.option("--all", "everywhere", is_flag=True, help="One agent on every active spoke.")
 @click.option("--label", "labels", metavar="KEY=VALUE", multiple=True,
               help="One on every active spoke with this label, or --count on those; may be repeated.")  # fmt: skip

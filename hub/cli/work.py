@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING
 import click
 
 from common.command_line import print_facts, print_json
-from hub.cli.agents import check_agent_id
+from hub.cli.agents import agent_argument
 from hub.cli.frame import node_options
 from hub.cli.output import invocation
 
 if TYPE_CHECKING:
     from hub.answers import Resumed, Sent
 
-_agent_argument = click.argument("agent_id", metavar="AGENT", callback=check_agent_id)
-
 
 @click.command()
-@_agent_argument
+@agent_argument
 @click.option("--raw", is_flag=True, help="Control characters as they are: for git apply, not for a terminal.")
 @node_options
 def diff(agent_id: str, raw: bool) -> None:
@@ -38,7 +36,7 @@ def diff(agent_id: str, raw: bool) -> None:
 
 
 @click.command()
-@_agent_argument
+@agent_argument
 @click.argument("text", metavar="TEXT")
 @click.option("--id", "command_id", metavar="UUID", help="Of your own, so that it may be sent again (a UUIDv7).")
 @node_options
@@ -58,7 +56,7 @@ def send(agent_id: str, text: str, command_id: str | None) -> None:
 
 
 @click.command()
-@_agent_argument
+@agent_argument
 @click.argument("text", metavar="[TEXT]", required=False)
 @click.option("--id", "command_id", metavar="UUID", help="Of your own, so that it may be asked again (a UUIDv7).")
 @node_options

@@ -1,4 +1,4 @@
-"""`spoke init` and `serve`."""
+"""`spoke init`, `serve` and `completion`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from common.command_line import SHELLS, completion_script
 from common.errors import LocalError
 from common.ids import is_instance_id
 from spoke.cli.context import SpokeContext, facts
@@ -54,3 +55,10 @@ def serve(context: SpokeContext) -> None:
         click.echo(json.dumps({"event": "ready", "url": url}) if context.out.json else f"ready {url}")
 
     asyncio.run(run(node, ready))
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete commands and options: eval "$(spoke completion bash)"."""
+    click.echo(completion_script("spoke", shell))

@@ -22,6 +22,7 @@ _PLACES: Final = {
     "gc": "spoke.cli.queue",
     "profile": "spoke.cli.profile",
     "audit": "spoke.cli.audit",
+    "completion": "spoke.cli.node",
 }
 _SUMMARIES: Final = {
     "init": "Set up a spoke in DIR.",
@@ -36,6 +37,7 @@ _SUMMARIES: Final = {
     "gc": "Remove what is left of agents whose time is over.",
     "profile": "How agent programs are run.",
     "audit": "What was decided here, and whether somebody changed that.",
+    "completion": "What makes a shell complete commands and options.",
 }
 
 
