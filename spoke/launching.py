@@ -115,7 +115,7 @@ class Launcher:
             prompt = self._prompts.render(spawn.agent_type, assignment, goes_on=session is not None)
         run.make(task, None if prompt is None else prompt.encode())
         if profile.skills_dir is not None and "HOME" not in profile.env:
-            self._skills.install(spawn.context.skills, run.home / profile.skills_dir)
+            self._skills.install(spawn.context.skills, run.home, profile.skills_dir)
         sandbox = self._sandboxes.get(spawn.agent_type)
         limits = self.config(spawn.agent_type).limits
         argv = _argv(profile, spawn, run, workspace, session)

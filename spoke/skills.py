@@ -35,11 +35,30 @@ class SkillStore:
             if not (self._root / name).is_dir():
                 raise Invalid(f"context.skills: this spoke has no skill {name}; ask its operator for it")
 
-    def install(self, names: Sequence[str], target: Path) -> None:
-        """Copy skills below `target`; raises `Invalid`, and LocalError `config` for one that cannot be copied."""
+    def install(self, names: Sequence[str], home: Path, below: str) -> None:
+        """Copy skills to `below` a home, in the place of what an earlier attempt has there; no agent runs meanwhile.
+
+        Raises `Invalid`, and LocalError `config` for one that cannot be copied.
+        """
         self.check(names)
         for name in names:
-            _copy(self._root / name, target / name)
+            _copy(self._root / name, _make_way(home, *Path(below).parts, name))
+
+
+def _make_way(home: Path, *names: str) -> Path:
+    """Return the place of these names with nothing in it; a link that the agent left must not lead out of its home."""
+    place = home
+    for name in names[:-1]:
+        place /= name
+        if place.is_symlink() or not place.is_dir():
+            place.unlink(missing_ok=True)
+        place.mkdir(mode=0o700, exist_ok=True)
+    place /= names[-1]
+    if place.is_symlink() or not place.is_dir():
+        place.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(place)
+    return place
 
 
 def _copy(source: Path, target: Path) -> None:
