@@ -139,13 +139,13 @@ class Agents:
 
     async def await_return(self, agent_id: str, command_id: str) -> None:
         """Note that an agent is being resumed, so that news of one that has ended count; raises `KillWaits`."""
-        answer = await self._reopen(self._client, [self._keys.prefix], [agent_id, command_id])
+        answer = await self._reopen(self._client, [self._keys.prefix], [agent_id, command_id, 0])
         if answer == b"killing":
             raise KillWaits("a kill of this agent is still on its way to its spoke; resume it when that has arrived")
 
-    async def keep_end(self, agent_id: str) -> None:
-        """Note that it was not resumed: its end is final again."""
-        await self._reopen(self._client, [self._keys.prefix], [agent_id, ""])
+    async def keep_end(self, agent_id: str, command_id: str) -> None:
+        """Note that this resume was refused: with none left that may have been taken its end is final again."""
+        await self._reopen(self._client, [self._keys.prefix], [agent_id, command_id, 1])
 
     async def page(self, wanted: Filter, limit: int, cursor: str = "") -> tuple[list[AgentRecord], str]:
         """Return at most `limit` agents of `PAGE_BYTES`, newest first, and the cursor to go on with ("" at the end)."""

@@ -87,7 +87,7 @@ class Queries:
         try:
             result = await self._ask(peer, command, command_id)
         except SpokeRefused:
-            await self._agents.keep_end(agent_id)
+            await self._agents.keep_end(agent_id, command_id)
             raise
         await self._record(peer, agent_id, result)
 

@@ -9,8 +9,8 @@
 -- p deadlines                sorted set: command id by the time (ms) after which it is not sent any more
 -- p cmd:<command id>         hash: kind (spawn, kill, freeze or thaw), agent ('' for the last two), tenant, json, sequence, attempts
 -- p agent:<agent id>         hash: spoke tenant task type hash command created; status shown seq agent has_result reason;
---                            delivery attempts error; kill_id kill_state kill_error; resume_id: the resume that was
---                            asked for and has not been seen to take effect; unasked (1 for those in taken:)
+--                            delivery attempts error; kill_id kill_state kill_error; resume_id: the resumes that
+--                            were asked for and neither refused nor seen to take effect; unasked (1 for those in taken:)
 --                            `shown` is the status, or refused or expired where no spoke will ever say one
 -- p agents, p spoke:<spoke>, p shown:<what is shown>, p task:<task id>,
 -- p reason:<why it ended>

@@ -284,14 +284,30 @@ async def test_one_that_this_hub_resumes_comes_back_once(stored: Stored) -> None
     assert (await stored.agents.find(agent_id)).to_view()["reason"] is None
     assert await tell("completed", 7, result={"summary": "a"}) == "completed"
     assert await tell("running", 9) == "completed"
-    await stored.agents.await_return(agent_id, numbered_id())
-    await stored.agents.keep_end(agent_id)
+    command_id = numbered_id()
+    await stored.agents.await_return(agent_id, command_id)
+    await stored.agents.keep_end(agent_id, command_id)
     assert await tell("running", 9) == "completed"
     changes = await stored.feed.read("0-0")
     assert [change.status for change in changes] == ["pending", "killed", "queued", "completed"]
     for status, count in (("killed", 0), ("queued", 0), ("completed", 1)):
         assert len((await stored.agents.page(Filter(status=status), 10))[0]) == count
     assert (await stored.agents.page(Filter(reason="killed_by_peer"), 10))[0] == []
+
+
+@pytest.mark.fault(20)
+async def test_a_resume_whose_answer_was_lost_counts_though_the_next_one_is_refused(stored: Stored) -> None:
+    """The spoke took the first; it refuses the second because the agent runs, and its news must count."""
+    agent_id, taken, refused = numbered_id(), numbered_id(), numbered_id()
+    await stored.outcomes(new_agent(agent_id))
+    ended = AgentStatus.model_validate(agent_status(agent_id, "failed", 3, reason="agent_error"))
+    await stored.agents.record(PEER, [Settlement(agent_id, "event", agent=ended)], NOW_MS)
+    for command_id in (taken, refused, taken, *(numbered_id() for _ in range(30))):
+        await stored.agents.await_return(agent_id, command_id)
+    await stored.agents.keep_end(agent_id, refused)
+    running = AgentStatus.model_validate(agent_status(agent_id, "running", 5))
+    await stored.agents.record(PEER, [Settlement(agent_id, "event", agent=running)], NOW_MS)
+    assert (await stored.agents.find(agent_id)).status == "running"
 
 
 async def test_its_former_kill_is_over_when_it_comes_back(stored: Stored) -> None:
