@@ -204,6 +204,19 @@ class Mirror(StoredMirror):
                 await self._fetch(lock, scheme, self._repository.url, f"+{wanted}:{kept}", f"+{wanted}:{base_ref}")
                 return (await self.git("rev-parse", "--verify", "--quiet", f"{base_ref}^{{commit}}")).strip().decode()
 
+    async def fetch_fork(self, branch: str, base_ref: str, commit: str) -> str:
+        """Do what `fetch_branch` does, with the commit where ours left `branch`; the tip where there is none."""
+        tip = await self.fetch_branch(branch, base_ref)
+        with translated("cannot read the mirror"):
+            try:
+                base = (await self.git("merge-base", commit, tip)).strip().decode()
+            except GitFailed as error:
+                if error.retryable:
+                    raise
+                return tip
+            await self.change_refs({base_ref: base})
+        return base
+
     async def fetch_local(self, source: Path, *refspecs: str) -> None:
         """Take commits out of a repository of our own making on this disk; every object is hashed anew."""
         async with self._exclusive() as lock:

@@ -111,8 +111,10 @@ class Workspaces:
         ends = _agent_ref(agent_id), _preserved_ref(agent_id)
         kept = await mirror.refs(_base_ref(agent_id), *ends)
         base = kept.pop(_base_ref(agent_id), None)
-        if base is None:
+        if base is None and not kept:
             return await self.prepare(peer, agent_id, repository, branch)
+        if base is None:  # kept by a release that did not note where an agent began
+            base = await mirror.fetch_fork(branch, _base_ref(agent_id), next(iter(kept.values())))
         head = kept.get(_agent_ref(agent_id), base)
         workspace = Workspace(peer, agent_id, repository, branch, base, path, mirror.objects)
         with translated("cannot restore the workspace"):

@@ -503,3 +503,19 @@ class TestRestore:
     ) -> None:
         made = await self.again(workspaces, repository)
         assert made.base == git(source, "rev-parse", "main")
+
+    @pytest.mark.parametrize("is_related", [True, False])
+    async def test_what_an_earlier_release_kept_without_its_beginning_is_found(
+        self, workspaces: Workspaces, workspace: Workspace, repository: Repository, source: Path, is_related: bool
+    ) -> None:
+        if not is_related:
+            git(workspace.tree, "checkout", "-q", "--orphan", "another")
+        head = commit(workspace.tree, {"done": "1\n"}, "work")
+        write(workspace.tree, {"loose": "2\n"})
+        await workspaces.remove(workspace)
+        git(mirror_of(workspace), "update-ref", "-d", f"refs/hubspoke/bases/{AGENT}")
+        tip = commit(source, {"later": "x"}, "the branch goes on")
+        restored = await self.again(workspaces, repository)
+        assert git(restored.tree, "rev-parse", "HEAD") == head
+        assert git(restored.tree, "status", "--porcelain") == "?? loose"
+        assert restored.base == (workspace.base if is_related else tip)
