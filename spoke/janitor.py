@@ -168,7 +168,11 @@ class Janitor:
             if excess <= 0:
                 break
             with self._occupancy.try_hold(record.ref) as held:
-                if held and self._runs.attempts(record.ref) and not self._runs_now(record.ref):
+                # It may have been resumed since: what it goes on with lies in its runs.
+                (now,) = await self._queue.describe([record.ref])
+                if not held or (now is not None and not now.terminal):
+                    continue
+                if self._runs.attempts(record.ref) and not self._runs_now(record.ref):
                     excess -= await disk_usage(self._runs.directory(record.ref))
                     yield await self._remove_run(record.ref, "disk_full", dry_run)
 

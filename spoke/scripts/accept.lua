@@ -198,7 +198,8 @@ local MOST_RESUMES = 50
 
 -- Why an agent cannot be resumed, whoever asks and whatever else is here; nil when it can.
 local function unfit(key, id)
-  if next(FOLLOWS[redis.call('HGET', key, 'status')]) then return 'running' end
+  local following = FOLLOWS[redis.call('HGET', key, 'status') or '']
+  if not following or next(following) then return 'running' end -- of a stranger's record nobody knows
   if redis.call('HEXISTS', key, 'requeued_as') == 1 then return 'requeued' end
   if stored_envelope(tenant, id) == '' then return 'forgotten' end
   local resumed = 0

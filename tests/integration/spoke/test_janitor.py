@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from common.clock import SystemClock
 from common.repository import parse_repository
+from spoke import janitor
 from spoke.agent_record import AgentRef
 from spoke.disk_usage import disk_usage
 from spoke.git import Git
@@ -25,7 +27,7 @@ from spoke.runs import Runs
 from spoke.supervision.run_dir import LaunchSpec
 from spoke.supervision.supervisor import Supervisor
 from spoke.workspace import Workspace, Workspaces
-from tests.integration.spoke.queue_rig import TENANT, Rig, id_of, spawn
+from tests.integration.spoke.queue_rig import TENANT, Rig, id_of, resume, spawn
 from tests.integration.spoke.repositories import git, make_repository, write
 
 DAY_MS = 24 * 3600 * 1000
@@ -396,3 +398,28 @@ async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - a file tells nobody that it went
             await asyncio.sleep(0.01)
+
+
+async def test_the_runs_of_one_that_was_resumed_meanwhile_are_not_taken_for_room(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had ended when the janitor looked for what may go, and waits for its next attempt when that is to go."""
+    ref = await place.end(1)
+    run = place.make_run(ref)
+
+    async def measured(*paths: Path) -> int:
+        monkeypatch.setattr(Janitor, "_records", resumed_after(Janitor._records))
+        monkeypatch.setattr(janitor, "disk_usage", disk_usage)
+        return await disk_usage(*paths)
+
+    def resumed_after(records: Any) -> Any:
+        async def looked(self: Any, refs: Any) -> Any:
+            async for each in records(self, refs):
+                yield each
+            await place.rig.accept(resume(1, 100))
+
+        return looked
+
+    monkeypatch.setattr(janitor, "disk_usage", measured)
+    assert await place.sweep(Keep(30 * DAY_MS, DAY_MS, disk_bytes=1)) == []
+    assert run.exists()

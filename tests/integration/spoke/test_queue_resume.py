@@ -212,3 +212,16 @@ async def test_what_the_store_forgot_is_put_back_with_both_envelopes(rig: Rig) -
     assert again.record.attempt == 2
     assert await rig.queue.started(again, 1)
     assert await rig.queue.finish(again, "completed", {})
+
+
+@pytest.mark.attack(61)
+@pytest.mark.parametrize("status", ["", "strange", None])
+async def test_a_record_that_no_script_of_ours_wrote_is_not_resumed(rig: Rig, status: str | None) -> None:
+    await ended(rig)
+    key = f"{rig.prefix}agent:{TENANT}:{id_of(1)}"
+    if status is None:
+        await rig.client.hdel(key, "status")
+    else:
+        await rig.client.hset(key, "status", status)
+    (answer,) = await rig.accept(resume(1, 100))
+    assert answer == StepRefused("not_allowed", "running")
