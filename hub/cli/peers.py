@@ -42,6 +42,8 @@ def add(instance: str, key_file: Path, url: str | None) -> None:
     new = NewPeer(instance, "spoke", read_public_key(key_file), url and check_peer_url(url), {})
     with open_trust(load_hub()) as trust:
         added = trust.add(new, "active", SystemClock().now_ms() // 1000)
+        if new.url is not None and added.url != new.url:  # it was registered before
+            added = trust.set_url(instance, new.url)
     _print_peer(_plain(added))
 
 

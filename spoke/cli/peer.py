@@ -155,7 +155,10 @@ def add_peer(context: SpokeContext, instance: str, key: Path, url: str | None) -
     checked_url = None if url is None else check_peer_url(url)
     new = NewPeer(instance, "hub", read_public_key(key), checked_url, {})
     with context.trust(context.settings()) as trust:
-        context.out.facts(shown(trust.add(new, "active", int(time.time()))))
+        added = trust.add(new, "active", int(time.time()))
+        if checked_url is not None and added.url != checked_url:  # it was registered before
+            added = trust.set_url(instance, checked_url)
+        context.out.facts(shown(added))
 
 
 def _set_state(context: SpokeContext, instance: str, state: str) -> None:

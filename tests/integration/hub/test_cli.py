@@ -257,6 +257,10 @@ def test_a_key_that_must_not_be_registered(home: Path, tmp_path: Path) -> None:
     done = run("--dir", str(home), "peer", "add", "Build 1", "--key", str(file))
     assert (done.returncode, complaint(done)) == (1, "config")
     assert json.loads(run("--dir", str(home), "peer", "list", "--json").stdout) == []
+    for url in ("https://one.example.org", "https://two.example.org"):  # again, with another URL, it has moved
+        done = run("--dir", str(home), "peer", "add", "build-1", "--key", str(file), "--url", url)
+        assert done.returncode == 0, done.stderr
+        assert [peer["url"] for peer in json.loads(run("--dir", str(home), "peer", "list", "--json").stdout)] == [url]
 
 
 async def test_approving_needs_the_fingerprint(node: HubNode) -> None:

@@ -250,6 +250,18 @@ async def test_the_life_of_a_peer(directory: Path, tmp_path: Path) -> None:
     assert (added["id"], added["state"], added["fingerprint"]) == (hub.id, "active", hub.key.public.fingerprint)
     again = document(await spoke(*at, "--json", "peer", "add", hub.id, "--key", tmp_path / "hub.jwk"))
     assert again == added
+    moved: list[str | Path] = [
+        *at,
+        "--json",
+        "peer",
+        "add",
+        hub.id,
+        "--key",
+        tmp_path / "hub.jwk",
+        "--url",
+        "https://hub.example.org",
+    ]
+    assert document(await spoke(*moved))["url"] == "https://hub.example.org"
     assert [row["id"] for row in document(await spoke(*at, "peer", "list", "--json"))] == [hub.id]
     shown = (await spoke(*at, "peer", "list")).stdout
     assert hub.id in shown

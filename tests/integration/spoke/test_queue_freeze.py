@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 from redis.asyncio import Redis
 
+from common.ids import uuid7
 from spoke.agent_record import AgentRecord, Place
 from spoke.queue import Queue
 from spoke.queue_terms import Bounds, FreezeStep, KillStep, Latch, StatusStep, StepRefused, ThawStep
@@ -122,3 +126,11 @@ async def test_of_a_freeze_and_a_thaw_the_one_that_was_said_last_counts_whicheve
     left_ms = await rig.client.pttl(f"{rig.prefix}latched:{TENANT}")
     assert 0 < left_ms <= rig.bounds.replay_ms, "a clock that was set back has the last word for no longer"
     assert await rig.accept(FreezeStep(id_of(511))) == [Latch(frozen=True)], "of one millisecond, the order decides"
+
+
+async def test_a_freeze_from_a_clock_that_is_ahead_does_not_keep_a_later_thaw_out(rig: Rig) -> None:
+    present, ahead = time.time_ns() // 1_000_000, 10 * 365 * 86_400_000
+    assert await rig.accept(FreezeStep(uuid7(present + ahead, bytes(10)))) == [Latch(frozen=True)]
+    await asyncio.sleep(0.002)
+    assert await rig.accept(ThawStep(uuid7(time.time_ns() // 1_000_000, bytes(10)))) == [Latch(frozen=False)]
+    assert await rig.accept(FreezeStep(uuid7(present - 1, bytes(10)))) == [Latch(frozen=False)], "that was before"
