@@ -26,7 +26,8 @@ EXIT_INTERRUPTED: Final = 130
 
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd]?)\Z")
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-_PIPE_WIDTH: Final = 240
+PIPE_WIDTH: Final = 240
+"""Columns of a table that goes into a pipe."""
 _STYLES: Final = {
     "completed": "green",
     "active": "green",
@@ -183,7 +184,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(Text(cell, style=style_of(cell)) for cell in row))
-    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False).print(table)
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False).print(table)
 
 
 class Output:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from common.command_line import print_json
+from common.command_line import PIPE_WIDTH, print_json
 from hub.cli.frame import node_options
 from hub.cli.output import invocation, show_text, show_time
 
@@ -211,6 +211,5 @@ def top(once: bool) -> None:
         return
     from rich.console import Console
 
-    console = Console(highlight=False)
-    width = console.width if sys.stdout.isatty() else _WIDE
-    console.print(draw(seen, width, len(seen.spokes) + len(seen.agents) + _CHROME))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console.print(draw(seen, console.width, len(seen.spokes) + len(seen.agents) + _CHROME))
