@@ -49,11 +49,9 @@ SHELLS: Final = ("bash", "zsh", "fish")
 def completion_script(name: str, shell: str) -> str:
     """Return what makes a shell of `SHELLS` ask the command `name` how its line could go on."""
     import click
-    from click.shell_completion import get_completion_class
+    from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
-    kind = get_completion_class(shell)
-    if kind is None:
-        raise ValueError(f"{shell} is none of {', '.join(SHELLS)}")
+    kind = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}[shell]
     return kind(click.Group(name), {}, name, f"_{name.upper()}_COMPLETE").source()
 
 
