@@ -15,10 +15,11 @@ from typing import Any, Final
 import pytest
 
 from tests.agents.model_api import ModelApi, Step, serving
-from tests.integration.spoke.repositories import make_repository
+from tests.integration.spoke.repositories import commit, make_repository
 from tests.peer import HubPeer
 from tests.spoke_node import SpokeNode, tables
 
+_GEMINI_SETTINGS: Final = '{"security": {"auth": {"selectedType": "gemini-api-key"}}}'
 PROGRAMS: Final = Path(__file__).parents[2] / "build" / "agents" / "node_modules" / ".bin"
 SECRET: Final = "sk-ant-nobody-may-see-this"
 
@@ -74,6 +75,8 @@ def rig(tmp_path: Path) -> Rig:
         program = PROGRAMS / profile
         assert program.exists(), f"there is no {program}; run the tests by `make test-agents`"
         origin = make_repository(tmp_path / "origin" / "app")
+        if profile == "gemini":
+            commit(origin, {".gemini/settings.json": _GEMINI_SETTINGS}, "how Gemini logs in")
         async with serving(*script) as api:
             environment = {
                 "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
@@ -82,7 +85,6 @@ def rig(tmp_path: Path) -> Rig:
                 "OPENAI_API_KEY": SECRET,
             }
             environment |= {"GEMINI_API_KEY": SECRET, "GOOGLE_GEMINI_BASE_URL": api.url}
-            environment["GEMINI_CLI_SYSTEM_SETTINGS_PATH"] = str(Path(__file__).parent / "gemini_settings.json")
             model = {"npm": "@ai-sdk/anthropic", "options": {"baseURL": f"{api.url}/v1"}, "models": {"m": {}}}
             environment["OPENCODE_CONFIG_CONTENT"] = json.dumps({"provider": {"stub": model}, "share": "disabled"})
             provider = f'{{name="stub", base_url="{api.url}/v1", env_key="OPENAI_API_KEY", wire_api="responses"}}'
@@ -95,7 +97,7 @@ def rig(tmp_path: Path) -> Rig:
                     ],
                     "model": "gpt-5.1-codex",
                 },
-                "gemini": {"env": ["GOOGLE_GEMINI_BASE_URL", "GEMINI_CLI_SYSTEM_SETTINGS_PATH"], "model": "stub-m"},
+                "gemini": {"env": ["GOOGLE_GEMINI_BASE_URL"], "model": "stub-m"},
                 "opencode": {"env": ["OPENCODE_CONFIG_CONTENT"], "model": "stub/m"},
             }
             agent = {"profile": profile, **extra[profile], **config}

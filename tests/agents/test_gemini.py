@@ -1,6 +1,6 @@
 """Gemini CLI itself, run by a spoke.
 
-Only because its API is not at Google's address here does it want to be told, in a settings file, how it logs in.
+Only because its API is not at Google's address here does it want to be told how it logs in: by settings in the tree.
 """
 
 from __future__ import annotations
