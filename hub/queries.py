@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from common import strict_json
+from common.agent_state import AgentStatus
 from common.clock import Clock
 from common.envelope import EnvelopeType, Items, Result, Slice
 from common.errors import PeerError, Unavailable
@@ -74,8 +75,7 @@ class Queries:
     async def tell(self, peer: Peer, agent_id: str, text: str, command_id: str) -> None:
         """Give a running agent a message, once for one `command_id`; raises as `log` does."""
         result = await self._ask(peer, {"command": "send", "agentId": agent_id, "text": text}, command_id)
-        if result.agent is None or result.agent.agent_id != agent_id:
-            raise BadReply(f"{peer.instance} answered with another agent, or with none")
+        _agent_in(result, peer, agent_id)
 
     async def resume(self, peer: Peer, agent_id: str, text: str | None, command_id: str) -> None:
         """Have an agent that has ended go on, once for one `command_id`, and record it.
@@ -92,9 +92,7 @@ class Queries:
         await self._record(peer, agent_id, result)
 
     async def _record(self, peer: Peer, agent_id: str, result: Result) -> None:
-        if result.agent is None or result.agent.agent_id != agent_id:
-            raise BadReply(f"{peer.instance} answered with another agent, or with none")
-        settlement = Settlement(agent_id, "answer", agent=result.agent)
+        settlement = Settlement(agent_id, "answer", agent=_agent_in(result, peer, agent_id))
         await self._agents.record(peer, [settlement], self._clock.now_ms())
 
     async def _ask(self, peer: Peer, command: dict[str, Any], chosen_id: str | None = None) -> Result:
@@ -113,3 +111,9 @@ class Queries:
         if result.error is not None:
             raise SpokeRefused(result.error.code, result.error.detail)
         return result
+
+
+def _agent_in(result: Result, peer: Peer, agent_id: str) -> AgentStatus:
+    if result.agent is None or result.agent.agent_id != agent_id:
+        raise BadReply(f"{peer.instance} answered with another agent, or with none")
+    return result.agent
