@@ -32,7 +32,7 @@ class Wanted(Exception):
 
 
 class Spare:
-    """A keeper that was forked and waits for its agent; `there` is false where none could be forked."""
+    """A keeper that was forked and waits for its agent; where none could be forked, `hand_over` tells."""
 
     def __init__(self, requests: socket.socket) -> None:
         """Fork one; raises `Wanted` in it as soon as it knows what to keep."""
