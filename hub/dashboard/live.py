@@ -21,6 +21,7 @@ from common.route import read_query
 from hub.agents import Agents, NoSuchAgent
 from hub.api.agents import agent_id_of
 from hub.api.models import AgentsQuery
+from hub.api.streaming import Streams
 from hub.dashboard.agents import AgentPages, agent_state
 from hub.dashboard.pages import Pages
 from hub.dashboard.route import Deed, Page
@@ -91,10 +92,7 @@ class LivePages:
         return await self._stream(request, render)
 
     async def _stream(self, request: web.Request, render: Render) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        response.content_type = "text/event-stream"
-        response.charset = "utf-8"
-        await response.prepare(request)
+        response = await Streams.open(request)
         with suppress(ConnectionError, asyncio.CancelledError, Unauthorized):
             await self._follow(request, response, render)
         return response
