@@ -29,16 +29,3 @@ async def test_an_error_of_the_api_is_a_failure(rig: Rig) -> None:
         agent = await agents.ended(await agents.spawn())
         assert (agent["status"], agent["reason"]) == ("failed", "agent_error")
         assert "no such model here" in agent["result"]["summary"]
-
-
-async def test_resumed_it_goes_on_in_its_session(rig: Rig) -> None:
-    async with rig("codex", Say("Which greeting?"), Say("Then hello.")) as agents:
-        agent_id = await agents.spawn("add a greeting")
-        session = (await agents.ended(agent_id))["result"]["data"]["sessionId"]
-        await agents.hub.ask(agents.node, agents.hub.about("resume", agent_id, text="a short one"))
-        agent = await agents.ended(agent_id, attempt=2)
-        assert (agent["status"], agent["result"]["summary"]) == ("completed", "Then hello."), await agents.log(agent_id)
-        assert agent["result"]["data"]["sessionId"] == session
-        conversation = str(agents.api.asked[-1]["input"])
-        assert conversation.index("add a greeting") < conversation.index("Which greeting?")
-        assert conversation.index("Which greeting?") < conversation.index("a short one")
