@@ -71,6 +71,8 @@ async def test_a_hub_by_somebody_else_finds_what_the_page_says(tmp_path: Path, n
             hub.kill()
             hub.wait()
         told = log.read_text()
+        different = [line for line in told.splitlines() if " DIFF " in line]
+        assert not different, "\n".join(different)
         assert status == 0, told[-6000:]
         assert "done; 0 differences" in told
         assert sum(" ok   " in line for line in told.splitlines()) >= 80
