@@ -189,7 +189,7 @@ HOSTILE: dict[str, tuple[Speak, type[HubspokeError], str]] = {
 async def test_a_hostile_answer_is_cut_off_and_the_session_goes_on(
     speak: Speak, error: type[HubspokeError], code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(post, "_TOTAL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(post, "_TOTAL_TIMEOUT_S", 3.0)
     async with open_session() as session, speaking(speak) as hostile, speaking(say(answer(GOOD, JOSE))) as kind:
         async with asyncio.timeout(10):
             with pytest.raises(error) as refused:
