@@ -86,9 +86,14 @@ class Sender:
             lane.work.set()
 
     def heard(self, tenant: str) -> None:
-        """Say that the spoke is there, or that the operator wants a try: the backoff is over."""
+        """Say that the spoke is there: what is held back for it goes now. Nothing is, where it has no lane."""
         if lane := self._lanes.get(tenant):
             lane.heard.set()
+            lane.work.set()
+
+    def hurry(self, tenant: str) -> None:
+        """Say that the spoke can be reached again, or that the operator wants a try: look what waits, send it now."""
+        self.heard(tenant)
         self.wake(tenant)
 
     async def run(self) -> None:
@@ -144,8 +149,9 @@ class Sender:
             await self._abandon(peer, taken.commands)
             return bool(taken.commands)
         if taken.commands:
-            await self._deliver(lane, peer, taken.commands)
-            return True
+            is_done = await self._deliver(lane, peer, taken.commands)
+            # What was enqueued since has set `work`: to look again would cost more than most envelopes do.
+            return not is_done or taken.left > 0 or taken.next_due_ms > 0 or lane.work.is_set()
         if not taken.next_due_ms:
             return lane.work.is_set()
         await _wait(lane.work, max(0.0, (taken.next_due_ms - self._clock.now_ms()) / 1000))
@@ -165,7 +171,8 @@ class Sender:
         await self._agents.record(peer, settlements, self._clock.now_ms())
         self._report(peer, commands, settlements, 0.0)
 
-    async def _deliver(self, lane: _Lane, peer: Peer, commands: Sequence[Queued]) -> None:
+    async def _deliver(self, lane: _Lane, peer: Peer, commands: Sequence[Queued]) -> bool:
+        """Send and record the answer; returns whether none of these is to be sent again."""
         lane.heard.clear()
         started = time.monotonic()
         try:
@@ -175,11 +182,12 @@ class Sender:
             settlements = settle(commands, reply, self._clock.now_ms(), self._jitter)
         except HubspokeError as error:
             await self._failed(lane, peer, commands, error, started)
-            return
+            return False
         await self._agents.record(peer, settlements, self._clock.now_ms())
         lane.failures = 0
         lane.limit = min(MAX_COMMANDS, lane.limit * 2)
         self._report(peer, commands, settlements, time.monotonic() - started)
+        return all(settlement.outcome != "retry" for settlement in settlements)
 
     def _report(
         self, peer: Peer, commands: Sequence[Queued], settlements: Sequence[Settlement], duration_s: float
