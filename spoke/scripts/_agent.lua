@@ -64,7 +64,7 @@ local function weigh(fields)
   return bytes
 end
 
--- Note a transition for the peer; whoever calls it publishes `changes` once all are noted.
+-- Note a transition for the peer; whoever calls it publishes `changes` once all are noted, unless a REPLY tells them.
 local function note_event(tenant, fields)
   if tenant == 'local' then return end
   redis.call('XADD', P .. 'events:' .. tenant, '*', unpack(fields))

@@ -310,8 +310,8 @@ local function keep()
   else
     retire_envelope(tenant, jti, retention_ms)
   end
+  -- No word of `changes`: the REPLY tells the same, so these events may wait for the next one, or for the poll.
   redis.call('PUBLISH', P .. 'wake', '')
-  redis.call('PUBLISH', P .. 'changes', tenant)
 end
 
 local STEPS = {
