@@ -27,6 +27,7 @@ from common.exchange import Exchange
 from common.http import problems, refusals_counted
 from common.inbox import Inbox
 from common.links import Carrier, Links
+from common.memory import settle
 from common.openapi import serve_openapi
 from common.own_keys import OwnKeys
 from common.post import PostTransport, open_session
@@ -284,6 +285,7 @@ async def serve(hub: Hub, ready: Callable[[str], None]) -> None:
         parts.url = parts.url or url
         stack.enter_context(announced(hub.directory.path, url))
         _log.info("node.ready", node=hub.me.instance, url=url)
+        settle()
         ready(url)
         await _work(parts, stores.audit, guard, valkey.server, stop)
         _log.info("node.stopping", node=hub.me.instance)

@@ -24,6 +24,7 @@ from common.handshake import LINK_PATH
 from common.keyfiles import load_signing_key
 from common.keyring import PublicKey
 from common.listener import listening
+from common.memory import settle
 from common.peers import Peer
 from common.post import open_session
 from common.strict_json import encode
@@ -116,6 +117,7 @@ async def _spawns(scratch: Path, in_flight: int, seconds: float, *, link: bool) 
         _introduce(hub, node, directory)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(parts.sender.run()), group.create_task(parts.spawning.enqueuing.run())]
+            settle()
             await _until_met(stores, parts, node, link=link)
             found = await _load(parts, node.id, in_flight, seconds)
             for task in tasks:
