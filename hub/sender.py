@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -199,17 +200,17 @@ class Sender:
         _log.info(
             "envelope.sent", peer=peer.instance, commands=len(commands), outcome="answered", duration_ms=duration_ms
         )
+        for outcome, count in Counter(settlement.outcome for settlement in settlements).items():
+            self._metrics.commands_settled.labels(outcome).inc(count)
+        log = _log.bind(peer=peer.instance, duration_ms=duration_ms)
         for command, settlement in zip(commands, settlements, strict=True):
-            self._metrics.commands_settled.labels(settlement.outcome).inc()
-            _log.info(
+            log.info(
                 f"command.{settlement.outcome}",
                 command_id=command.command_id,
                 agent_id=command.agent_id or None,
                 command=command.kind,
-                peer=peer.instance,
                 outcome=settlement.outcome,
                 reason=settlement.error["code"] if settlement.error else None,
-                duration_ms=duration_ms,
             )
 
     async def _failed(
