@@ -307,11 +307,14 @@ class Queue:
         """Return the oldest transitions that the tenant's peer has not acknowledged, at most 1000."""
         with translated():
             entries: Any = await self._client.xrange(f"{self.prefix}events:{tenant}", count=EVENTS_AT_ONCE)
-        return [PendingEvent(entry, AgentRecord(decode_hash(fields))) for entry, fields in entries]
+        return [
+            PendingEvent(entry, AgentRecord(decode_hash(fields)), sum(map(len, (*fields.keys(), *fields.values()))))
+            for entry, fields in entries
+        ]
 
     async def acknowledge(self, tenant: str, events: Iterable[PendingEvent]) -> None:
         """Forget transitions that the peer has."""
-        entries = [event.entry for event in events]
+        entries = [item for event in events for item in (event.entry, event.size)]
         if entries:
             await self._run("acknowledge", tenant, *entries)
 
