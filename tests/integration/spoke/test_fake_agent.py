@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.spoke.repositories import commit
 from tests.peer import HubPeer
 from tests.spoke_node import SpokeNode, eventually, tables
 
@@ -135,6 +136,32 @@ async def test_a_reviewer_that_changes_something_has_failed(run: Any, items: lis
 
 
 @pytest.mark.fault(24)
+@pytest.mark.attack(53)
+@pytest.mark.parametrize("what", ["file", "dangling link"])
+async def test_a_tree_with_what_its_program_would_obey_is_not_given_to_it(
+    tmp_path: Path, new_hub: NewHub, origin: Path, what: str
+) -> None:
+    own = tmp_path / "build-1" / "profiles"
+    own.mkdir(parents=True)
+    (own / "wary.toml").write_text('extends = "fake"\nrefused_files = [".fake.yml", ".fake.json"]\n')
+    toml = tables(**{"agents.worker": {"profile": "wary"}, "agents.tester": {"profile": "fake"}})
+    with SpokeNode(tmp_path, toml=toml) as node:
+        hub = new_hub(node)
+        link = origin / ".fake.json"
+        if what == "file":
+            link.write_text("{}")
+        else:
+            link.symlink_to("/nowhere")
+        commit(origin, {}, "settings")
+        for agent_type, status in (("worker", "failed"), ("tester", "completed")):
+            spawn = hub.spawn(origin, agentType=agent_type)
+            await hub.ask(node, spawn)
+            agent = await node.until_ended(spawn["id"])
+            assert agent["status"] == status
+            assert (agent["reason"] == "workspace_failed") is (status == "failed")
+            assert (".fake.json" in (agent["detail"] or "")) is (status == "failed")
+
+
 async def test_nothing_that_it_started_is_left(run: Any, fakes: SpokeNode) -> None:
     before = len(fakes.processes())
     agent = await run("ignore-term", "fork 3", "escape", "grow 10", "fine")
