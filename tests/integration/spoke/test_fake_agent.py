@@ -79,6 +79,25 @@ async def test_success_is_what_the_program_says(
         assert agent["result"]["summary"] == summary
 
 
+async def test_caps_of_the_operator_end_it_with_reasons_of_their_own(
+    tmp_path: Path, new_hub: NewHub, origin: Path
+) -> None:
+    toml = faking(max_turns=2, max_cost_usd=1, model="m")
+    async with SpokeNode(tmp_path, toml=toml) as node:
+        hub = new_hub(node)
+        for items, reason in (
+            (["spend 0.5", "use Bash ls", "fine"], None),
+            (["spend 0.75", "spend 0.75", "fine"], "cost_limit"),
+            (["use Bash ls", "use Bash ls", "fine"], "turn_limit"),
+        ):
+            spawn = hub.spawn(origin, *items)
+            await hub.ask(node, spawn)
+            agent = await node.until_ended(spawn["id"])
+            assert (agent["status"], agent["reason"]) == ("failed" if reason else "completed", reason)
+            assert agent["result"]["data"] == {"sessionId": spawn["id"]}
+            assert agent["result"]["usage"]["costUsd"] == {None: 0.5, "cost_limit": 1.5, "turn_limit": 0.0}[reason]
+
+
 async def test_what_the_agent_wrote_itself_beats_what_it_said(run: Any) -> None:
     agent = await run('result {"summary": "mine", "data": {"a": 1}}', "say other")
     assert agent["result"]["summary"] == "mine"
