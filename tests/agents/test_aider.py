@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.agents.conftest import SECRET, Rig
+from tests.agents.conftest import AIDER, SECRET, Rig
 from tests.agents.model_api import Fail, Hang, Say, Step
 from tests.integration.spoke.repositories import commit
 from tests.spoke_node import eventually, processes_of
@@ -119,6 +120,16 @@ async def test_a_reviewer_answers_and_changes_nothing(rig: Rig) -> None:
         agent = await agents.ended(agent_id)
         assert (agent["status"], agent["reason"]) == ("completed", None), await agents.log(agent_id)
         assert agent["result"]["diffStat"]["files"] == 0
+
+
+async def test_in_a_sandbox_a_worker_works_and_a_reviewer_cannot_write(rig: Rig) -> None:
+    shown = [str(AIDER), sys.base_prefix]
+    async with rig("aider", ADDED, sandbox="bwrap", network=True, read_only=shown) as agents:
+        for agent_type, commits in (("worker", 1), ("reviewer", 0)):
+            agent_id = await agents.spawn(agentType=agent_type)
+            agent = await agents.ended(agent_id)
+            assert (agent["status"], agent["reason"]) == ("completed", None), await agents.log(agent_id)
+            assert len(agent["result"]["commits"]) == commits
 
 
 @pytest.mark.attack(53)
