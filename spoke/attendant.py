@@ -111,8 +111,10 @@ class Attendant:
         spawn = self._commands.prove(record, asked.spawn)
         resume = self._commands.prove_resume(record, asked.resume)
         workspace = await self._unless_killed(held, self._prepare(held, spawn, anew=resume is None))
-        earlier = () if resume is None else await asyncio.to_thread(self._runs.earlier, held.ref, record.attempt)
-        resumption = None if resume is None else Resumption(resume.text, earlier)
+        resumption = None
+        if resume is not None:
+            earlier = await asyncio.to_thread(self._runs.earlier, held.ref, record.attempt)
+            resumption = Resumption(resume.text, earlier)
         spec = await asyncio.to_thread(self._launcher.prepare, run, workspace, spawn, record.attempt, resumption)
         await asyncio.to_thread(run.keep_origin, record.fields, asked)
         await self._pass_fence(held)

@@ -13,18 +13,19 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from aiohttp import ClientSession
 
-from common.agent_state import AGENT_TYPES
+from common.agent_state import AGENT_TYPES, AgentType
 from common.clock import SystemClock
 from common.command_line import Unreachable
 from common.configuration import EMBEDDED
 from common.directory import announced_url
 from common.embedded_valkey import find_binary
 from common.envelope import ANYONE, EnvelopeType
-from common.errors import HubspokeError
+from common.errors import HubspokeError, LocalError
 from common.introduction import introduce
 from common.logs import escape
 from common.peer_url import check_peer_url
@@ -36,6 +37,7 @@ from spoke.app import Spoke
 from spoke.client import LocalClient
 from spoke.git import Git
 from spoke.profiles import AgentConfig, Profile, Shelf
+from spoke.prompts import Prompts
 from spoke.sandbox import find_program, probe
 from spoke.settings import SpokeDirectory, load
 
@@ -81,8 +83,7 @@ async def diagnose(directory: SpokeDirectory, environment: Mapping[str, str]) ->
     findings.append(await _check_git(environment))
     for agent_type in AGENT_TYPES:
         config = spoke.settings.agents.get(agent_type, AgentConfig())
-        profile = Shelf(directory.path).resolve(config, agent_type)
-        findings.append(_check_program(agent_type, config, profile, environment))
+        findings.append(_check_profile(agent_type, config, directory.path, environment))
         findings.append(_check_sandbox(agent_type, config, environment))
         if config.push is not None and config.push.credential_helper is not None:
             findings.append(_check_helper(agent_type, config.push.credential_helper))
@@ -158,6 +159,18 @@ async def _check_git(environment: Mapping[str, str]) -> Finding:
     if found is None or (int(found[1]), int(found[2])) < _OLDEST_GIT:
         return Finding("git", "bad", text, "install git 2.31 or newer")
     return Finding("git", "ok", text)
+
+
+def _check_profile(
+    agent_type: AgentType, config: AgentConfig, directory: Path, environment: Mapping[str, str]
+) -> Finding:
+    profile = Shelf(directory).resolve(config, agent_type)
+    try:
+        if profile.prompt_via != "stdin-json":
+            Prompts(directory).check(agent_type)
+    except LocalError as error:
+        return Finding(f"agents.{agent_type}", "bad", error.message)
+    return _check_program(agent_type, config, profile, environment)
 
 
 def _check_program(agent_type: str, config: AgentConfig, profile: Profile, environment: Mapping[str, str]) -> Finding:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,16 +35,20 @@ class Snapshot:
 
 
 class Scratch:
-    """A repository at `path`, of our own making, that sees the mirror's objects and those of one agent."""
+    """A repository at `path`, of our own making, that sees the mirror's objects and those of one agent.
 
-    def __init__(self, path: Path, *, git: Git, timeout_s: float) -> None:
+    New files that match one of the patterns in `ignored` are not taken.
+    """
+
+    def __init__(self, path: Path, *, git: Git, timeout_s: float, ignored: Sequence[str] = ()) -> None:
         self.path = path
+        self._ignored = ignored
         self._git = git
         self._timeout_s = timeout_s
 
     async def make(self, head: str, *, mirror_objects: Path, agent_repository: Path | None) -> None:
         """Lay the repository out; raises OSError, and `GitFailed` when `head` is no commit in it."""
-        await asyncio.to_thread(_lay_out, self.path, head, mirror_objects)
+        await asyncio.to_thread(_lay_out, self.path, head, mirror_objects, self._ignored)
         if agent_repository is not None:
             await asyncio.to_thread(link_objects, agent_repository, self.path / "objects")
         await self._run("cat-file", "-e", f"{head}^{{commit}}")
@@ -121,12 +125,13 @@ class Scratch:
         return await self._git.run("--git-dir", self.path, *arguments, timeout_s=self._timeout_s, stdin=stdin)
 
 
-def _lay_out(path: Path, head: str, mirror_objects: Path) -> None:
+def _lay_out(path: Path, head: str, mirror_objects: Path, ignored: Sequence[str]) -> None:
     """Write a bare repository by hand: a few small files are quicker than a process."""
     (path / "refs").mkdir(parents=True, mode=0o700)
     _write(path / "HEAD", f"{head}\n")
     _write(path / "config", _CONFIG)
     _write(path / "objects" / "info" / "alternates", f"{mirror_objects}\n")
+    _write(path / "info" / "exclude", "".join(f"{pattern}\n" for pattern in ignored))
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ Everything comes from the verified command and the operator's profile; nothing o
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -82,6 +83,10 @@ class Launcher:
         """Return the profile that runs this kind of agent."""
         return self._profiles[agent_type]
 
+    def ignored_files(self) -> tuple[str, ...]:
+        """Return the patterns, in git's form, of what programs leave in a tree that is nobody's work."""
+        return tuple(sorted({pattern for profile in self._profiles.values() for pattern in profile.ignored_files}))
+
     def may_change(self, agent_type: AgentType) -> bool:
         """Say whether this kind of agent may change its workspace."""
         configured = self.config(agent_type).may_change
@@ -102,8 +107,10 @@ class Launcher:
         """Make the run's directories, write its task, and return what to start; reads earlier logs, so it blocks.
 
         An agent that was resumed goes on with its home, and with its session where its program told which that is.
-        Raises OSError, `SandboxMissing`, `Invalid` for a skill that has gone, LocalError `config`.
+        Raises OSError, `SandboxMissing`, LocalError `config`, and `Invalid` for a skill that has gone or a tree with a
+        file that the program would obey.
         """
+        _refuse_files(self.profile(spawn.agent_type), workspace.tree)
         if resumption is not None:
             run = run.at_home_in(resumption.earlier)
         assignment = _assignment(run, workspace, spawn, attempt, resumption)
@@ -142,6 +149,14 @@ class Launcher:
         """Return the values that must not get into a log: of the listed names, and of those that look like secrets."""
         names = {*profile.masks, *(name for name in profile.env if _SECRET_NAME.search(name))}
         return tuple(sorted(self._environment[name] for name in names if self._environment.get(name)))
+
+
+def _refuse_files(profile: Profile, tree: Path) -> None:
+    for name in profile.refused_files:
+        if os.path.lexists(tree / name):
+            raise Invalid(
+                f'the repository holds {name}, which profile "{profile.name}" refuses: its program would obey it'
+            )
 
 
 def _session(profile: Profile, resumption: Resumption | None) -> str | None:

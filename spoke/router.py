@@ -60,8 +60,8 @@ from spoke.queue_terms import (
 from spoke.stored_command import StoredCommands
 
 _log: Final = structlog.get_logger("command")
-# JSON may need six bytes for one: what fits in the worst case always fits.
-_WORST_ESCAPE: Final = 6
+_PIECES_BYTES: Final = MAX_ITEMS_BYTES // 2
+"""What pieces of logs and patches may take of an answer; the rest is for the other results in it."""
 
 _DETAIL: Final = {
     "conflict": "this id was used for another spawn; use a fresh one",
@@ -230,8 +230,8 @@ class Router:
         planned = self._announce(admitted, planned)
         answers = await self._queue.accept(sender, envelope.claims.jti, envelope.raw, [each.step for each in planned])
         pieces = sum(counts_bytes(each.command) for each in planned)
-        limit = MAX_ITEMS_BYTES // _WORST_ESCAPE // max(pieces, 1)
-        results = [await self._result(each, found, limit) for each, found in zip(planned, answers, strict=True)]
+        room = _PIECES_BYTES // max(pieces, 1)
+        results = [await self._result(each, found, room) for each, found in zip(planned, answers, strict=True)]
         await self._decided(admitted, results)
         _record(peer, envelope.claims.jti, planned, results, time.perf_counter() - started)
         return self._exchange.reply(peer.instance, envelope.claims.jti, fit(results))
@@ -273,7 +273,7 @@ class Router:
         write = self._audit.record if is_held else self._audit.note
         await write("command.decided", **_envelope_of(admitted), decisions=decisions(commands, results))
 
-    async def _result(self, planned: Planned, found: Answer, limit: int) -> dict[str, Any]:
+    async def _result(self, planned: Planned, found: Answer, room: int) -> dict[str, Any]:
         command = planned.command
         refused = refused_by_queue(found) if isinstance(found, StepRefused) else planned.refused
         if refused is not None and not isinstance(found, AgentRecord):
@@ -283,7 +283,7 @@ class Router:
         if not isinstance(found, AgentRecord):
             raise TypeError(f"the queue gave no record for {command.command}")
         try:
-            answer = await self._answers.answer(command, found, limit)
+            answer = await self._answers.answer(command, found, room)
             if answer is not None:
                 return {"id": command.id, **answer}
             return {"id": command.id, "agent": found.to_status()}

@@ -135,6 +135,14 @@ class LogSlice:
     data: bytes
     end: bool
 
+    def text(self) -> str:
+        """Return it as text, with U+FFFD for what is none."""
+        return self.data.decode("utf-8", "replace")
+
+    def first(self, size: int) -> LogSlice:
+        """Return the first `size` bytes of it."""
+        return LogSlice(self.offset, self.data[:size], end=self.end and len(self.data) <= size)
+
     def to_json(self, *, ended: bool) -> dict[str, object]:
         """Return the slice as PROTOCOL section 2.1 shows it; `eof` once nothing more can come."""
         data = self.data if self.end and ended else _whole_characters(self.data)

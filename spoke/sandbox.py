@@ -122,7 +122,8 @@ def _programs(argv: Sequence[str]) -> Iterator[str]:
 
 
 def _is_system(path: str) -> bool:
-    return any(path == place or path.startswith(f"{place}/") for place in _SYSTEM)
+    # Of /dev and /proc it has its own: /dev/stdout there is the agent's, and not the file that ours may be.
+    return any(path == place or path.startswith(f"{place}/") for place in (*_SYSTEM, "/dev", "/proc"))
 
 
 def _each(option: str, paths: Sequence[str | Path]) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from common.commands import Resume, Spawn, content_hash, resume_hash
+from common.commands import Command, Resume, Spawn, content_hash, resume_hash
 from common.envelope import MAX_LIFETIME_S, VerifiedEnvelope, verify
 from common.errors import EnvelopeRejected
 from common.keyring import Keyring
@@ -35,16 +35,12 @@ class StoredCommands:
 
     def prove(self, record: AgentRecord, raw: bytes) -> Spawn:
         """Return the spawn that a peer of this record's tenant signed for this very agent; raises `TamperedRecord`."""
-        try:
-            accepted_s = int(record.fields["queued_at"]) / 1000
-            envelope = verify(raw, self._keyring(record), accepted_s)
-            spawn = envelope.commands[int(record.fields["index"])]
-        except (EnvelopeRejected, KeyError, ValueError, IndexError) as error:
-            raise TamperedRecord("the stored envelope does not verify; nothing was started") from error
-        # What we sign names its owner: nothing of one tenant can be passed off as another's.
-        audience = self.owner(record.ref.tenant) if _signed_by_us(record) else self._instance
-        _check_claims(envelope, audience, accepted_s)
-        if not _signed_by_us(record):
+        if _signed_by_us(record):
+            # What we sign names its owner: nothing of one tenant can be passed off as another's.
+            audience = self.owner(record.ref.tenant)
+            _, spawn = _open(record, raw, self._own(), audience, at="queued_at", index="index")
+        else:
+            envelope, spawn = _open(record, raw, self._trust().keyring, self._instance, at="queued_at", index="index")
             self._check_sender(record, envelope)
         if not isinstance(spawn, Spawn) or spawn.id != record.ref.agent_id:
             raise TamperedRecord("the stored envelope asks for another agent; nothing was started")
@@ -59,13 +55,8 @@ class StoredCommands:
         """
         if "resume_env" not in record.fields:
             return None
-        try:
-            accepted_s = int(record.fields["resumed_at"]) / 1000
-            envelope = verify(raw, self._trust().keyring, accepted_s)
-            resume = envelope.commands[int(record.fields["resume_index"])]
-        except (EnvelopeRejected, KeyError, ValueError, IndexError) as error:
-            raise TamperedRecord("the envelope of its resume does not verify; nothing was started") from error
-        _check_claims(envelope, self._instance, accepted_s)
+        keyring = self._trust().keyring
+        envelope, resume = _open(record, raw, keyring, self._instance, at="resumed_at", index="resume_index")
         self._check_sender(record, envelope)
         if not isinstance(resume, Resume) or resume.agent_id != record.ref.agent_id:
             raise TamperedRecord("the envelope of its resume is about another agent; nothing was started")
@@ -85,9 +76,6 @@ class StoredCommands:
         peer = self._trust().find(record.ref.tenant.rpartition("_")[0])
         return LOCAL_POLICY.max_timeout_s if peer is None else self._policy_of(peer).max_timeout_s
 
-    def _keyring(self, record: AgentRecord) -> Keyring:
-        return self._own() if _signed_by_us(record) else self._trust().keyring
-
     def owner(self, tenant: str) -> str:
         """Return the instance that a tenant's agents belong to, ourselves for `local`; raises `TamperedRecord`."""
         if tenant == LOCAL_TENANT:
@@ -103,10 +91,20 @@ class StoredCommands:
             raise TamperedRecord("the stored envelope is of another peer; nothing was started")
 
 
-def _check_claims(envelope: VerifiedEnvelope, audience: str, accepted_s: float) -> None:
+def _open(
+    record: AgentRecord, raw: bytes, keyring: Keyring, audience: str, *, at: str, index: str
+) -> tuple[VerifiedEnvelope, Command]:
+    """Verify what the record says was accepted `at` a time, and return the command in it that is at `index`."""
+    try:
+        accepted_s = int(record.fields[at]) / 1000
+        envelope = verify(raw, keyring, accepted_s)
+        command = envelope.commands[int(record.fields[index])]
+    except (EnvelopeRejected, KeyError, ValueError, IndexError) as error:
+        raise TamperedRecord("the stored envelope does not verify; nothing was started") from error
     claims = envelope.claims
     if claims.aud != audience or abs(claims.iat - accepted_s) > _CLOCK_TOLERANCE_S:
         raise TamperedRecord("the stored envelope was not for this spoke at that time; nothing was started")
+    return envelope, command
 
 
 def _signed_by_us(record: AgentRecord) -> bool:

@@ -68,8 +68,9 @@ class Trial:
     async def _run(self, directory: Path, origin: Path, git: Git, supervisor: Supervisor) -> dict[str, Any]:
         spawn = self._spawn(origin)
         ref = AgentRef(_TENANT, spawn.id)
-        runs, workspaces = Runs(directory / "runs"), Workspaces(directory / "workspaces", git=git)
         launcher = Launcher({self.agent_type: self.config}, self.environment, _LOG_MIB, directory=self.directory)
+        runs = Runs(directory / "runs")
+        workspaces = Workspaces(directory / "workspaces", git=git, ignored=launcher.ignored_files())
         repository = parse_repository(spawn.context.repository)
         workspace = await workspaces.prepare(ref.tenant, ref.agent_id, repository, _BRANCH)
         run = runs.run(ref, 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,14 +70,16 @@ class Workspace:
 class Workspaces:
     """The workspaces under `root`, for any number of worker processes; `timeout_s` bounds each call of git.
 
+    New files that match one of the patterns in `ignored` are nobody's work, besides what the repository ignores.
     One agent's workspace is for one caller at a time; different agents may share a repository at the same moment.
     """
 
-    def __init__(self, root: Path, *, git: Git, timeout_s: float = 600) -> None:
+    def __init__(self, root: Path, *, git: Git, timeout_s: float = 600, ignored: Sequence[str] = ()) -> None:
         self.places = Places(root.absolute())
         """Where everything lies."""
         self._git = git
         self._timeout_s = timeout_s
+        self._ignored = ignored
 
     async def prepare(self, peer: str, agent_id: str, repository: Repository, branch: str) -> Workspace:
         """Make the workspace of one agent, on a branch of its own at the tip of `branch`; anew if there was one.
@@ -243,7 +245,8 @@ class Workspaces:
     @asynccontextmanager
     async def _scratch(self, workspace: Workspace, head: str, refs: AgentRefs) -> AsyncIterator[Scratch]:
         with TemporaryDirectory(prefix="scratch-", dir=workspace.path, ignore_cleanup_errors=True) as directory:
-            scratch = Scratch(Path(directory) / "scratch.git", git=self._git, timeout_s=self._timeout_s)
+            path = Path(directory) / "scratch.git"
+            scratch = Scratch(path, git=self._git, timeout_s=self._timeout_s, ignored=self._ignored)
             agent_repository = None if refs == AgentRefs() else workspace.repo
             await scratch.make(head, mirror_objects=workspace.objects, agent_repository=agent_repository)
             yield scratch

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from common.agent_output.events import Began, Concluded, Event, Said, Spent
+from common.agent_output.events import Asked, Began, Concluded, Event, Said, Spent
 from common.agent_output.lines import Lines, parse_line
 
 _MAX_TEXT: Final = 64 * 1024
@@ -49,16 +49,18 @@ class Account:
     usage: Usage | None = None
     _concluded: Concluded | None = None
     _text: list[str] = field(default_factory=list)
+    _length: int = 0
 
     def take(self, event: Event) -> None:
         """Take the next event."""
         match event:
             case Began(session=session):
                 self.session = session or self.session
+            case Asked():
+                self._concluded = None
+                self._forget()
             case Said(text=text, piece=piece):
-                self._text = [*(self._text if piece else []), text[:_MAX_TEXT]]
-                if sum(map(len, self._text)) > _MAX_TEXT:
-                    self._text = ["".join(self._text)[-_MAX_TEXT:]]
+                self._say(text[:_MAX_TEXT], piece=piece)
             case Spent():
                 self._spend(event)
             case Concluded():
@@ -68,13 +70,28 @@ class Account:
 
     def conclusion(self) -> Conclusion:
         """Return what the program said of itself; nothing said is nothing achieved."""
-        said = "".join(self._text) or None
+        said = "".join(self._text)[-_MAX_TEXT:].strip() or None
         if self._concluded is None:
             return Conclusion(ok=False, text=said or _NO_WORD, reason="agent_error")
         text = self._concluded.text or said
         if self._concluded.ok:
             return Conclusion(ok=True, text=text, reason=None)
         return Conclusion(ok=False, text=text, reason=self._concluded.reason or "agent_error")
+
+    def _say(self, text: str, *, piece: bool) -> None:
+        if not piece:
+            self._forget()
+        self._text.append(text)
+        self._length += len(text)
+        if (
+            self._length > 2 * _MAX_TEXT
+        ):  # not at each piece: of many small ones each would be copied thousands of times
+            self._text = ["".join(self._text)[-_MAX_TEXT:]]
+            self._length = _MAX_TEXT
+
+    def _forget(self) -> None:
+        self._text = []
+        self._length = 0
 
     def _spend(self, spent: Spent) -> None:
         before = Usage(0, 0, None, 0) if spent.total or self.usage is None else self.usage

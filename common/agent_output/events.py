@@ -22,6 +22,11 @@ class Began:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """The model is asked: what was said and concluded before is past."""
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """Text of the model; a `piece` continues the one before."""
 
@@ -71,7 +76,7 @@ class Line:
     text: str
 
 
-Event = Began | Said | Used | Returned | Spent | Concluded | Line
+Event = Began | Asked | Said | Used | Returned | Spent | Concluded | Line
 
 
 def text_of(value: object) -> str | None:

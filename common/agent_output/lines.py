@@ -7,21 +7,23 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from common.agent_output import claude, codex, gemini, opencode
+from common.agent_output import aider, claude, codex, gemini, opencode
 from common.agent_output.events import Event, Line
 
 LONGEST_LINE: Final = 1024 * 1024
 
 
 class Dialect(NamedTuple):
-    """How one program's objects are read, and how its first one is recognised."""
+    """How one program's objects are read, how its first one is recognised, and what its other lines are."""
 
     read: Callable[[Mapping[str, Any]], Iterator[Event] | None]
     recognise: Callable[[Mapping[str, Any]], bool]
+    read_text: Callable[[str], Event] = Line
 
 
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
     {
+        "aider": Dialect(aider.read, aider.recognise, aider.read_text),
         "claude": Dialect(claude.read, claude.recognise),
         "codex": Dialect(codex.read, codex.recognise),
         "gemini": Dialect(gemini.read, gemini.recognise),
@@ -30,6 +32,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
 )
 PLAIN: Final = "plain"
 """Output without a dialect: every line is a `Line`."""
+_UNKNOWN: Final = Dialect(lambda _: None, lambda _: False)
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
@@ -43,10 +46,11 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def parse_line(dialect: str, line: bytes) -> list[Event]:
-    """Return the events of one line without its end; a line that is none is a `Line`. Never raises."""
-    said = _object(line) if dialect in DIALECTS and len(line) <= LONGEST_LINE else None
-    events = None if said is None else DIALECTS[dialect].read(said)
-    return [Line(line.decode("utf-8", "replace").rstrip("\r"))] if events is None else list(events)
+    """Return the events of one line without its end; a line that is none is mostly a `Line`. Never raises."""
+    known = DIALECTS.get(dialect, _UNKNOWN)
+    said = _object(line) if len(line) <= LONGEST_LINE else None
+    events = None if said is None else known.read(said)
+    return [known.read_text(line.decode("utf-8", "replace").rstrip("\r"))] if events is None else list(events)
 
 
 def recognise(line: bytes) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from codecs import getincrementaldecoder
 from typing import Final
 
-from common.agent_output.events import Began, Concluded, Event, Returned, Said, Spent, Used
+from common.agent_output.events import Asked, Began, Concluded, Event, Returned, Said, Spent, Used
 from common.agent_output.lines import LONGEST_LINE, PLAIN, parse_line, recognise
 
 _RETURNED_MAX: Final = 500
@@ -17,6 +17,8 @@ def render(event: Event) -> str:
     match event:
         case Began(session=session, model=model):
             return f"[{', '.join(filter(None, ('session ' + session if session else None, model))) or 'begun'}]\n"
+        case Asked():
+            return ""
         case Said(text=text, piece=piece):
             return text if piece else f"{text}\n"
         case Used(tool=tool, about=about):

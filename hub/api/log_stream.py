@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -19,14 +18,14 @@ from common import strict_json
 from common.commands import MAX_LOG_BYTES
 from common.envelope import Slice
 from common.errors import HubspokeError
-from common.http import InvalidRequest, Unauthorized
+from common.http import InvalidRequest
 from common.route import read_query
 from common.strict_json import MAX_INTEGER
 from hub.agents import Agents
 from hub.api.agents import AgentsApi, agent_id_of, view_error
 from hub.api.models import LogStreamQuery, LogView
 from hub.api.route import Route
-from hub.api.streaming import Streams
+from hub.api.streaming import Still, Stream, last_seen, serve
 from hub.feed import Feed
 
 _POLL_S: Final = 0.5
@@ -54,14 +53,13 @@ class Position:
 
 
 class LogStreamApi:
-    """Streams logs to whoever watches."""
+    """Streams logs to whoever watches, as long as they are `still` known."""
 
-    def __init__(self, api: AgentsApi, agents: Agents, feed: Feed, streams: Streams, heartbeat_s: float = 15.0) -> None:
+    def __init__(self, api: AgentsApi, agents: Agents, feed: Feed, still: Still) -> None:
         self._api = api
         self._agents = agents
         self._feed = feed
-        self._streams = streams
-        self._heartbeat_s = heartbeat_s
+        self._still = still
 
     def routes(self) -> list[Route]:
         """Return the one route."""
@@ -81,36 +79,27 @@ class LogStreamApi:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Stream a log until the agent, the watcher, the token or the node goes."""
         agent_id, query = agent_id_of(request), read_query(request, LogStreamQuery)
-        seen = request.headers.get("Last-Event-ID", query.last_event_id)
+        seen = last_seen(request, query.last_event_id)
         position = Position.parse(seen) if seen else Position(0, 0)
         await self._agents.find(agent_id)
-        response = await self._streams.open(request)
-        with suppress(ConnectionError, asyncio.CancelledError, Unauthorized):
-            await self._follow(request, response, agent_id, position)
-        return response
+        return await serve(request, partial(self._follow, request, agent_id, position))
 
-    async def _follow(
-        self, request: web.Request, response: web.StreamResponse, agent_id: str, position: Position
-    ) -> None:
-        written_at = time.monotonic()
+    async def _follow(self, request: web.Request, agent_id: str, position: Position, stream: Stream) -> None:
         while not self._feed.closed:
-            self._streams.check(request)
+            self._still(request)
             try:
                 position, piece = await self._next(agent_id, position)
             except HubspokeError as error:
                 if error.code not in _WAITED_OUT:
-                    await response.write(_encode("refused", position, strict_json.encode(view_error(error))))
+                    await stream.write(_encode("refused", position, strict_json.encode(view_error(error))))
                     return
                 piece = None
             if piece is not None and piece.data:
-                written_at = time.monotonic()
-                await response.write(_encode("log", position, strict_json.encode(piece.model_dump(by_alias=True))))
+                await stream.write(_encode("log", position, strict_json.encode(piece.model_dump(by_alias=True))))
             if piece is not None and piece.eof:
-                await response.write(_encode("end", position, b"{}"))
+                await stream.write(_encode("end", position, b"{}"))
                 return
-            if time.monotonic() - written_at >= self._heartbeat_s:
-                written_at = time.monotonic()
-                await response.write(b": still here\n\n")
+            await stream.keep_open()
             if piece is None or not piece.data:
                 await asyncio.sleep(_POLL_S)
 

@@ -10,6 +10,7 @@ from common.command_line import print_facts, print_json, print_table
 from hub.cli.completion import complete_agents
 from hub.cli.frame import node_options
 from hub.cli.output import invocation, show_text, show_time
+from hub.cli.result import print_result
 
 if TYPE_CHECKING:
     from hub.answers import Agent, AgentPage
@@ -127,7 +128,7 @@ def print_agent(agent: Agent) -> None:
         return
     facts = _facts(agent)
     print_facts({name: value for name, value in facts.items() if value != "-"})
-    _print_result(agent["result"])
+    print_result(agent["result"])
 
 
 def _facts(agent: Agent) -> dict[str, str]:
@@ -165,14 +166,3 @@ def _receipt(receipt: dict[str, Any] | None) -> str:
         return "-"
     sent = ", ".join(f"{each['signal']} at {each['at']}" for each in receipt["signals"])
     return show_text(f"{sent or 'no signal'}; {receipt['survivors']} survivors")
-
-
-def _print_result(result: dict[str, Any] | None) -> None:
-    from common.logs import escape
-
-    if not result:
-        return
-    for commit in result.get("commits") or []:
-        click.echo(f"commit      {show_text(commit.get('sha'))}  {show_text(commit.get('subject'))}")
-    if summary := result.get("summary"):
-        click.echo("\n" + "\n".join(map(escape, str(summary).splitlines())))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--count", type=click.IntRange(1, 1000), help="So many, where there is least to do.")
 @click.option("--type", "agent_type", type=click.Choice(["worker", "reviewer", "tester"]), default="worker",
               show_default=True, help="What kind of agent.")  # fmt: skip
-@click.option("--repo", required=True, help="https://, ssh:// or user@host:path.")
+@click.option("--repo", required=True, help="https://, ssh://, user@host:path or file://.")
 @click.option("--branch", default="main", show_default=True, help="Where the agent begins.")
 @click.option("--item", "items", metavar="TEXT", multiple=True, required=True, help="What to do; may be repeated.")
 @click.option("--skill", "skills", metavar="S", multiple=True, help="A skill the agent gets; may be repeated.")

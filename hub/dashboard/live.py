@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from aiohttp import web
 
 from common.errors import Unavailable
-from common.http import Unauthorized
 from common.route import read_query
 from hub.agents import Agents, NoSuchAgent
 from hub.api.agents import agent_id_of
 from hub.api.models import AgentsQuery
-from hub.api.streaming import Streams
+from hub.api.streaming import Still, Stream, serve
 from hub.dashboard.agents import AgentPages, agent_state
 from hub.dashboard.pages import Pages
 from hub.dashboard.route import Deed, Page
@@ -31,7 +30,6 @@ from hub.feed import Feed
 _LOOK_EVERY_S: Final = 5.0
 """What changes without an event (a link, a peer) is seen after so long."""
 _PAUSE_S: Final = 1.0
-_HEARTBEAT_S: Final = 15.0
 
 Render = Callable[[], Awaitable[str]]
 
@@ -46,7 +44,7 @@ class LivePages:
         agents: Agents,
         lists: AgentPages,
         spokes: SpokePages,
-        still: Callable[[web.Request], object],
+        still: Still,
     ) -> None:
         self._pages = pages
         self._feed = feed
@@ -92,24 +90,19 @@ class LivePages:
         return await self._stream(request, render)
 
     async def _stream(self, request: web.Request, render: Render) -> web.StreamResponse:
-        response = await Streams.open(request)
-        with suppress(ConnectionError, asyncio.CancelledError, Unauthorized):
-            await self._follow(request, response, render)
-        return response
+        return await serve(request, partial(self._follow, request, render))
 
-    async def _follow(self, request: web.Request, response: web.StreamResponse, render: Render) -> None:
-        shown, written_at = "", 0.0
+    async def _follow(self, request: web.Request, render: Render, stream: Stream) -> None:
+        shown = ""
         while not self._feed.closed:
             self._still(request)
             changed = self._feed.changed
             with suppress(Unavailable):  # what is there stays there; it goes on when the store answers
                 text = await render()
                 if text != shown:
-                    shown, written_at = text, time.monotonic()
-                    await response.write(encode(text))
-            if time.monotonic() - written_at > _HEARTBEAT_S:
-                written_at = time.monotonic()
-                await response.write(b": still here\n\n")
+                    shown = text
+                    await stream.write(encode(text))
+            await stream.keep_open()
             await self._feed.wait(changed, _LOOK_EVERY_S)
             if not self._feed.closed:
                 await asyncio.sleep(_PAUSE_S)

@@ -13,6 +13,8 @@ a line to the file named by $FAKE_RECORD, before anything else happens. Standard
     ignore-term    ignore SIGTERM from now on      grow MIB       take that much memory
     fork N         N children that sleep           escape         a daemon that ignores SIGTERM
     flood MIB      that much output                skills         say which skills are there
+
+It ends itself where `spend` comes to more than --max-budget-usd, and where tools were used --max-turns times.
 """
 
 from __future__ import annotations
@@ -33,7 +35,11 @@ _held: list[bytes] = []
 
 
 class Failed(Exception):
-    """The agent concludes that it failed."""
+    """The agent concludes that it failed; `subtype` is what Claude Code would call it."""
+
+    def __init__(self, text: str, subtype: str = "success") -> None:
+        super().__init__(text)
+        self.subtype = subtype
 
 
 def emit(**event: Any) -> None:
@@ -48,10 +54,13 @@ def block(**content: Any) -> None:
 
 
 class Fake:
-    """One run; `session` goes on where another run of it ended."""
+    """One run, under the caps among its `options`; `session` goes on where another run of it ended."""
 
-    def __init__(self, session: str, messages: Iterator[str]) -> None:
+    def __init__(self, session: str, messages: Iterator[str], options: dict[str, str]) -> None:
         self.session = session
+        self._max_turns = float(options.get("--max-turns", "inf"))
+        self._max_cost_usd = float(options.get("--max-budget-usd", "inf"))
+        self._used = 0
         self.messages = messages
         self.cost_usd = 0.0
         self.turns = 0
@@ -80,12 +89,26 @@ class Fake:
             self.say(f"heard: {text}")
             self.work(text.splitlines())
 
-    def conclude(self, *, failed: str | None = None) -> None:
+    def use(self, rest: str) -> None:
+        """Use a tool."""
+        tool, _, text = rest.partition(" ")
+        block(type="tool_use", name=tool, input={"command": text})
+        self._used += 1
+        if self._used >= self._max_turns:
+            raise Failed("used a tool as often as it may", "error_max_turns")
+
+    def spend(self, dollars: str) -> None:
+        """Cost something."""
+        self.cost_usd += float(dollars)
+        if self.cost_usd > self._max_cost_usd:
+            raise Failed("spent more than it may", "error_max_budget_usd")
+
+    def conclude(self, *, failed: str | None = None, subtype: str = "success") -> None:
         """Print the end of a turn."""
         self.turns += 1
         emit(
             type="result",
-            subtype="success",
+            subtype=subtype,
             is_error=failed is not None,
             result=failed or self.said,
             session_id=self.session,
@@ -97,15 +120,6 @@ class Fake:
 
 def _sleep(_: Fake, seconds: str) -> None:
     time.sleep(min(float(seconds), _LONGEST_S))
-
-
-def _use(fake: Fake, rest: str) -> None:
-    tool, _, text = rest.partition(" ")
-    block(type="tool_use", name=tool, input={"command": text})
-
-
-def _spend(fake: Fake, dollars: str) -> None:
-    fake.cost_usd += float(dollars)
 
 
 def _print(_: Fake, text: str) -> None:
@@ -192,8 +206,8 @@ def _skills(fake: Fake, _: str) -> None:
 STEPS: Final[dict[str, Callable[[Fake, str], None]]] = {
     "say": Fake.say,
     "print": _print,
-    "use": _use,
-    "spend": _spend,
+    "use": Fake.use,
+    "spend": Fake.spend,
     "sleep": _sleep,
     "listen": Fake.listen,
     "exit": _exit,
@@ -242,15 +256,15 @@ def main(arguments: list[str]) -> int:
     """Run to the end and return the exit code."""
     task = json.loads(Path(os.environ["HUBSPOKE_TASK_FILE"]).read_text())
     _record(task)
-    session = arguments[1]
+    *flags, _, session = arguments  # the profile says how it begins last, behind what the operator added
     messages = _messages()
     emit(type="system", subtype="init", session_id=session, model="fake")
     first = next(messages, "")
-    fake = Fake(session, messages)
+    fake = Fake(session, messages, dict(flag.split("=", 1) for flag in flags if "=" in flag))
     try:
         fake.work(_items(first, task, Path.home() / f"fake-{session}"))
     except Failed as error:
-        fake.conclude(failed=str(error))
+        fake.conclude(failed=str(error), subtype=error.subtype)
     else:
         fake.conclude()
     return 0

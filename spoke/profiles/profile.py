@@ -34,14 +34,15 @@ def _template(text: str) -> str:
 
 
 def _relative(path: str) -> str:
-    if path.startswith("/") or ".." in path.split("/") or "\0" in path or not path:
-        raise ValueError(f"{path!a} is no path below the agent's home")
+    if path.startswith("/") or ".." in path.split("/") or "\0" in path or "\n" in path or not path:
+        raise ValueError(f"{path!a} is no path below the agent's home or tree")
     return path
 
 
 Variable = Annotated[str, AfterValidator(_variable)]
 Argument = Annotated[str, AfterValidator(_argument)]
 Template = Annotated[str, AfterValidator(_template)]
+Relative = Annotated[str, AfterValidator(_relative)]
 ReasonCode = Literal["agent_error", "exit_nonzero", "turn_limit", "cost_limit"]
 
 
@@ -51,6 +52,7 @@ class Profile(BaseModel):
     `command` is its argv; `start` or `resume` is added to it for the first attempt of a session and for a later one,
     then what `arguments` has for the agent type. `env` are names of variables passed on from the spoke, `variables`
     are set. `output` is the dialect of what it prints, and `success` whether its exit code or its own word counts.
+    A tree with one of the `refused_files` is not given to it; `ignored_files` (git's patterns) in it are nobody's work.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -72,8 +74,10 @@ class Profile(BaseModel):
     env: list[Variable] = []
     variables: dict[Variable, Argument] = {}
     masks: list[Variable] = []
-    skills_dir: Annotated[str, AfterValidator(_relative)] | None = None
-    output: Literal["plain", "claude", "codex", "gemini", "opencode"] = "plain"
+    skills_dir: Relative | None = None
+    refused_files: list[Relative] = []
+    ignored_files: list[Relative] = []
+    output: Literal["plain", "aider", "claude", "codex", "gemini", "opencode"] = "plain"
     success: Literal["exit-zero", "conclusion"] = "exit-zero"
     exit_codes: dict[str, ReasonCode] = {}
 

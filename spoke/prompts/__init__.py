@@ -2,8 +2,8 @@
 
 Templates are Markdown with `$name`; the operator's in `DIR/prompts/TYPE.md` beat the shipped ones. An agent that was
 resumed gets `resume.md`, behind its task where it has no session to go on with. What a hub sends is
-put in as data and never read as a template, and no work item can end the place that it stands in. Refuses a template
-with an unknown name: LocalError `config`.
+put in as data and never read as a template, no work item can end the place that it stands in, and none is the first
+thing that a program reads. Refuses a template with an unknown name, or that begins with one: LocalError `config`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,9 @@ class Prompts:
         if unknown or not template.is_valid():
             what = f"${min(unknown)} is no name of ours" if unknown else "a $ stands alone; write $$"
             raise LocalError(f"{own}: {what}; known are {', '.join(f'${name}' for name in names)}", code="config")
+        if re.match(r"\s*\$(?!\$)", template.template):
+            # Programs take a message that begins with / or ! for a command of their own: Aider would run it.
+            raise LocalError(f"{own} begins with a name; let it begin with a word of yours", code="config")
         return template
 
     def render(self, agent_type: AgentType, assignment: Assignment, *, goes_on: bool = False) -> str:

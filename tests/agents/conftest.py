@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,9 @@ from tests.peer import HubPeer
 from tests.spoke_node import SpokeNode, tables
 
 _GEMINI_SETTINGS: Final = '{"security": {"auth": {"selectedType": "gemini-api-key"}}}'
-PROGRAMS: Final = Path(__file__).parents[2] / "build" / "agents" / "node_modules" / ".bin"
+_BUILD: Final = Path(__file__).parents[2] / "build" / "agents"
+AIDER: Final = _BUILD / "aider"
+PROGRAMS: Final = f"{_BUILD / 'node_modules' / '.bin'}:{AIDER / 'bin'}"
 SECRET: Final = "sk-ant-nobody-may-see-this"
 
 Rig = Callable[..., AbstractAsyncContextManager["AgentRig"]]
@@ -70,25 +73,32 @@ def rig(tmp_path: Path) -> Rig:
 
     @asynccontextmanager
     async def make(
-        profile: str, *script: Step, skills: Mapping[str, str] | None = None, **config: Any
+        profile: str,
+        *script: Step,
+        skills: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
+        **config: Any,
     ) -> AsyncIterator[AgentRig]:
-        program = PROGRAMS / profile
-        assert program.exists(), f"there is no {program}; run the tests by `make test-agents`"
+        program = shutil.which(profile, path=PROGRAMS)
+        assert program, f"there is no {profile} in {PROGRAMS}; run the tests by `make test-agents`"
         origin = make_repository(tmp_path / "origin" / "app")
         if profile == "gemini":
             commit(origin, {".gemini/settings.json": _GEMINI_SETTINGS}, "how Gemini logs in")
         async with serving(*script) as api:
             environment = {
-                "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+                "PATH": f"{Path(program).parent}:{os.environ['PATH']}",
                 "ANTHROPIC_BASE_URL": api.url,
                 "ANTHROPIC_API_KEY": SECRET,
                 "OPENAI_API_KEY": SECRET,
+                "OPENAI_API_BASE": f"{api.url}/v1",
+                **(variables or {}),
             }
             environment |= {"GEMINI_API_KEY": SECRET, "GOOGLE_GEMINI_BASE_URL": api.url}
             model = {"npm": "@ai-sdk/anthropic", "options": {"baseURL": f"{api.url}/v1"}, "models": {"m": {}}}
             environment["OPENCODE_CONFIG_CONTENT"] = json.dumps({"provider": {"stub": model}, "share": "disabled"})
             provider = f'{{name="stub", base_url="{api.url}/v1", env_key="OPENAI_API_KEY", wire_api="responses"}}'
             extra: dict[str, dict[str, Any]] = {
+                "aider": {"env": ["OPENAI_API_BASE", *(variables or {})], "model": "openai/gpt-4o"},
                 "claude": {"env": ["ANTHROPIC_BASE_URL"]},
                 "codex": {
                     "arguments": [

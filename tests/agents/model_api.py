@@ -1,8 +1,8 @@
 """A stand-in for the models' APIs on loopback: streams a script, one step for each turn of the agent's conversation.
 
-Speaks Anthropic's Messages API (`POST /v1/messages`, SSE), OpenAI's Responses API (`POST /v1/responses`, SSE) and
-Google's `streamGenerateContent`, as far as the programs ask for it. Requests beside the conversation (titles, token
-counts) get a short text and use up no step.
+Speaks Anthropic's Messages API (`POST /v1/messages`, SSE), OpenAI's Responses API (`POST /v1/responses`, SSE) and Chat
+Completions (`POST /v1/chat/completions`), and Google's `streamGenerateContent`, as far as the programs ask for it.
+Requests beside the conversation (titles, subjects of commits, token counts) get a short text and use up no step.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class ModelApi:
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the script has come to its last step."""
     url: str = ""
+    elsewhere: list[str] = field(default_factory=list)
+    """Paths that were asked for and belong to no API."""
 
     def _step(self, body: dict[str, Any]) -> Step:
         number = len(self.asked)
@@ -99,6 +101,23 @@ class ModelApi:
         await stream.write_eof()
         return stream
 
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        """OpenAI's Chat Completions API, without streaming."""
+        body = await request.json()
+        beside = "git commit message" in str(body["messages"][0]["content"]).lower()
+        step = Say("Add a greeting") if beside else self._step(body)
+        if isinstance(step, Fail):
+            error = {"error": {"message": step.message, "type": "invalid_request_error", "code": "invalid_prompt"}}
+            return web.json_response(error, status=step.status)
+        if isinstance(step, Hang):
+            await asyncio.Event().wait()
+        return web.json_response(_completion(step, len(self.asked), str(body.get("model"))))
+
+    async def nothing(self, request: web.Request) -> web.Response:
+        """Whatever else is asked for."""
+        self.elsewhere.append(request.path)
+        return web.json_response({"input_tokens": INPUT_TOKENS} if "count_tokens" in request.path else {})
+
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """Google's `streamGenerateContent`."""
         step = self._step(await request.json())
@@ -112,6 +131,19 @@ class ModelApi:
         await stream.write(f"data: {json.dumps(_generated(step))}\r\n\r\n".encode())
         await stream.write_eof()
         return stream
+
+
+def _completion(step: Step, number: int, model: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": step.text if isinstance(step, Say) else ""}
+    usage = {"prompt_tokens": INPUT_TOKENS, "completion_tokens": OUTPUT_TOKENS}
+    return {
+        "id": f"chatcmpl-{number}",
+        "object": "chat.completion",
+        "created": 1,
+        "model": model,
+        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        "usage": {**usage, "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS},
+    }
 
 
 def _generated(step: Step) -> dict[str, Any]:
@@ -183,8 +215,9 @@ async def serving(*script: Step) -> AsyncIterator[ModelApi]:
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app.router.add_post("/v1/messages", api.messages)
     app.router.add_post("/v1/responses", api.responses)
+    app.router.add_post("/v1/chat/completions", api.complete)
     app.router.add_post("/v1beta/models/{model}:streamGenerateContent", api.generate)
-    app.router.add_route("*", "/{rest:.*}", _nothing)
+    app.router.add_route("*", "/{rest:.*}", api.nothing)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -195,7 +228,3 @@ async def serving(*script: Step) -> AsyncIterator[ModelApi]:
         yield api
     finally:
         await runner.cleanup()
-
-
-async def _nothing(request: web.Request) -> web.Response:
-    return web.json_response({"input_tokens": INPUT_TOKENS} if "count_tokens" in request.path else {})

@@ -367,6 +367,38 @@ async def test_the_receipt_of_a_kill_is_shown(node: HubNode, spoke: StandinSpoke
     assert f"SIGTERM at {at}, SIGKILL at {at}; 0 survivors" in text
 
 
+async def test_what_came_of_it_is_shown(node: HubNode, spoke: StandinSpoke) -> None:
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    result = {
+        "summary": "done\n\x1b[31mred",
+        "data": {"push": {"branch": "agents/a", "sha": "1" * 40, "error": None}},
+        "commits": [{"sha": "1" * 40, "subject": "Add a.txt"}],
+        "diffStat": {"files": 2, "insertions": 3, "deletions": 1},
+        "usage": {"inputTokens": 10, "outputTokens": 2, "costUsd": 0.5, "turns": 3},
+        "preservedRef": "refs/hubspoke/preserved/a",
+    }
+    await spoke.report(spoke.advance(agent_id, "completed", result=result))
+    shown = (await node.hub("status", agent_id)).stdout
+    assert f"commit      {'1' * 40}  Add a.txt\n" in shown
+    assert "changed     files 2, +3 -1, not all of it committed\n" in shown
+    assert "used        tokens 10 in, 2 out, turns 3, $0.5000\n" in shown
+    assert "pushed      to agents/a\n" in shown
+    assert shown.endswith("\n\ndone\n\\x1b[31mred\n")
+
+
+@pytest.mark.attack(56)
+async def test_a_result_of_any_form_is_shown(node: HubNode, spoke: StandinSpoke) -> None:
+    for data, usage in (({"push": {"error": "push_failed"}}, {"costUsd": "x\x1b"}), ([1], [2]), ({"push": 1}, None)):
+        agent_id = await node.spawn(spoke.id)
+        await node.until_delivery(agent_id, "delivered")
+        result = {"summary": 5, "data": data, "commits": ["a", {}], "diffStat": "no", "usage": usage}
+        await spoke.report(spoke.advance(agent_id, "completed", result=result))
+        done = await node.hub("status", agent_id)
+        assert (done.returncode, done.stderr, "\x1b" in done.stdout) == (0, "", False)
+        assert ("pushed      no: push_failed" in done.stdout) is (usage == {"costUsd": "x\x1b"})
+
+
 @pytest.mark.parametrize("command", ["status", "kill", "logs", "wait", "diff"])
 def test_what_is_no_id_never_becomes_a_path(home: Path, command: str) -> None:
     for text in ("bogus", "", "../peers", "../agents?limit=1", "0199FFFF-0000-7000-8000-000000000000"):

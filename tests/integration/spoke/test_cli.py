@@ -435,6 +435,20 @@ async def test_the_doctor_looks_at_hubs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+async def test_the_doctor_finds_templates_that_cannot_be_used(directory: Path) -> None:
+    head = (directory / "spoke.toml").read_text().partition("[valkey]")[0]
+    (directory / "spoke.toml").write_text(head + tables(**{"agents.worker": {"profile": "fake"}}))
+    (directory / "prompts").mkdir()
+    (directory / "prompts" / "worker.md").write_text("do $this")
+    (directory / "prompts" / "reviewer.md").write_text("do $this")
+    code, found = await findings(directory)
+    assert code == 1
+    # `report` gets no prompt.
+    assert [found[f"agents.{name}"]["state"] for name in ("worker", "reviewer")] == ["bad", "ok"]
+    assert "$this is no name of ours" in found["agents.worker"]["detail"]
+
+
+@pytest.mark.slow
 async def test_the_doctor_misses_programs_and_variables(directory: Path, tmp_path: Path) -> None:
     head = (directory / "spoke.toml").read_text().partition("[valkey]")[0]
     needs = {"profile": "command", "command": ["sh"], "env": ["NO_SUCH_KEY"]}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.spoke.repositories import commit
 from tests.peer import HubPeer
 from tests.spoke_node import SpokeNode, eventually, tables
 
@@ -78,6 +79,25 @@ async def test_success_is_what_the_program_says(
         assert agent["result"]["summary"] == summary
 
 
+async def test_caps_of_the_operator_end_it_with_reasons_of_their_own(
+    tmp_path: Path, new_hub: NewHub, origin: Path
+) -> None:
+    toml = faking(max_turns=2, max_cost_usd=1, model="m")
+    async with SpokeNode(tmp_path, toml=toml) as node:
+        hub = new_hub(node)
+        for items, reason in (
+            (["spend 0.5", "use Bash ls", "fine"], None),
+            (["spend 0.75", "spend 0.75", "fine"], "cost_limit"),
+            (["use Bash ls", "use Bash ls", "fine"], "turn_limit"),
+        ):
+            spawn = hub.spawn(origin, *items)
+            await hub.ask(node, spawn)
+            agent = await node.until_ended(spawn["id"])
+            assert (agent["status"], agent["reason"]) == ("failed" if reason else "completed", reason)
+            assert agent["result"]["data"] == {"sessionId": spawn["id"]}
+            assert agent["result"]["usage"]["costUsd"] == {None: 0.5, "cost_limit": 1.5, "turn_limit": 0.0}[reason]
+
+
 async def test_what_the_agent_wrote_itself_beats_what_it_said(run: Any) -> None:
     agent = await run('result {"summary": "mine", "data": {"a": 1}}', "say other")
     assert agent["result"]["summary"] == "mine"
@@ -135,6 +155,32 @@ async def test_a_reviewer_that_changes_something_has_failed(run: Any, items: lis
 
 
 @pytest.mark.fault(24)
+@pytest.mark.attack(53)
+@pytest.mark.parametrize("what", ["file", "dangling link"])
+async def test_a_tree_with_what_its_program_would_obey_is_not_given_to_it(
+    tmp_path: Path, new_hub: NewHub, origin: Path, what: str
+) -> None:
+    own = tmp_path / "build-1" / "profiles"
+    own.mkdir(parents=True)
+    (own / "wary.toml").write_text('extends = "fake"\nrefused_files = [".fake.yml", ".fake.json"]\n')
+    toml = tables(**{"agents.worker": {"profile": "wary"}, "agents.tester": {"profile": "fake"}})
+    with SpokeNode(tmp_path, toml=toml) as node:
+        hub = new_hub(node)
+        link = origin / ".fake.json"
+        if what == "file":
+            link.write_text("{}")
+        else:
+            link.symlink_to("/nowhere")
+        commit(origin, {}, "settings")
+        for agent_type, status in (("worker", "failed"), ("tester", "completed")):
+            spawn = hub.spawn(origin, agentType=agent_type)
+            await hub.ask(node, spawn)
+            agent = await node.until_ended(spawn["id"])
+            assert agent["status"] == status
+            assert (agent["reason"] == "workspace_failed") is (status == "failed")
+            assert (".fake.json" in (agent["detail"] or "")) is (status == "failed")
+
+
 async def test_nothing_that_it_started_is_left(run: Any, fakes: SpokeNode) -> None:
     before = len(fakes.processes())
     agent = await run("ignore-term", "fork 3", "escape", "grow 10", "fine")

@@ -237,6 +237,19 @@ class TestCollect:
         changes = await workspaces.collect(workspace)
         assert [commit.subject for commit in changes.commits] == [f"c{number}" for number in range(21, 121)]
 
+    async def test_what_a_program_leaves_in_the_tree_is_nobody_s_work(
+        self, tmp_path: Path, workspaces: Workspaces, workspace: Workspace
+    ) -> None:
+        write(workspace.tree, {".index.v4/db": "1", "src/.index.v5": "2"})
+        ignoring = Workspaces(tmp_path / "spoke", git=Git(os.environ), timeout_s=20, ignored=[".index.v*"])
+        assert not await ignoring.collect(workspace)
+        assert await ignoring.patch(workspace) == b""
+        assert (await workspaces.collect(workspace)).diff_stat.files == 2
+        # A file that the repository itself holds stays work.
+        commit(workspace.tree, {".index.v4/db": "1"}, "the index")
+        write(workspace.tree, {".index.v4/db": "2"})
+        assert (await ignoring.collect(workspace)).preserved_ref
+
     @pytest.mark.fault(30)
     async def test_uncommitted_work_is_kept_before_the_workspace_goes(
         self, workspaces: Workspaces, workspace: Workspace

@@ -63,7 +63,7 @@ def test_every_profile_that_is_shipped_can_be_resolved() -> None:
 
 
 @pytest.mark.parametrize("agent_type", AGENT_TYPES)
-@pytest.mark.parametrize("name", ["claude", "codex", "gemini", "opencode"])
+@pytest.mark.parametrize("name", ["aider", "claude", "codex", "gemini", "opencode"])
 def test_a_program_that_tells_how_it_went_is_judged_by_that(name: str, agent_type: AgentType) -> None:
     profile = SHELF.resolve(AgentConfig(profile=name, model="m"), agent_type)
     assert (profile.success, profile.output) == ("conclusion", name)

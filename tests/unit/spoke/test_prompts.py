@@ -110,10 +110,23 @@ def test_the_operators_template_for_a_resume_may_name_the_message(tmp_path: Path
     (tmp_path / "prompts" / "resume.md").write_text("again: $message")
     Prompts(tmp_path).check("worker")
     assert Prompts(tmp_path).render("worker", resumed("more"), goes_on=True) == "again: more"
-    (tmp_path / "prompts" / "worker.md").write_text("$message")
+    (tmp_path / "prompts" / "worker.md").write_text("do $message")
     with pytest.raises(LocalError, match="no name of ours"):
         Prompts(tmp_path).check("worker")
     (tmp_path / "prompts" / "worker.md").unlink()
-    (tmp_path / "prompts" / "resume.md").write_text("$nothing")
+    (tmp_path / "prompts" / "resume.md").write_text("do $nothing")
     with pytest.raises(LocalError, match=r"known are .*message"):
         Prompts(tmp_path).check("worker")
+
+
+@pytest.mark.attack(54)
+@pytest.mark.parametrize("template", ["$message", "\n  ${message}\n"])
+def test_a_message_is_never_the_first_that_a_program_reads(tmp_path: Path, template: str) -> None:
+    """`!rm -rf .` would be a command there, to Aider."""
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "resume.md").write_text(template)
+    with pytest.raises(LocalError, match="begins with a name") as refused:
+        Prompts(tmp_path).check("worker")
+    assert refused.value.code == "config"
+    (tmp_path / "prompts" / "resume.md").write_text("$$" + template)
+    Prompts(tmp_path).check("worker")

@@ -96,6 +96,11 @@ def test_the_files_and_the_python_that_a_command_names_are_shown(hidden: Path, t
     assert not {"/absent", str(tmp_path), "/usr/bin/env"} & set(found)
 
 
+def test_of_dev_and_proc_it_has_its_own(hidden: Path) -> None:
+    assert Path("/proc/version").is_file()  # as /dev/stdout is, where a spoke's goes into a file
+    assert "/proc/version" not in confined(hidden, ["agent", "/proc/version"])[:-1]
+
+
 def test_without_bwrap_nothing_is_run_plainly(hidden: Path, tmp_path: Path) -> None:
     sandbox = Sandbox(SandboxConfig(sandbox="bwrap"), hidden)
     workspace = Workspace("p", AGENT, parse_repository("https://git.example.org/a.git"), "main", "0", hidden, hidden)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from common.agent_output import (
     DIALECTS,
     Account,
+    Asked,
     Began,
     Concluded,
     Conclusion,
@@ -48,6 +49,11 @@ def account_of(*events: Event) -> Account:
             id="in pieces",
         ),
         pytest.param([Concluded(ok=True), Concluded(ok=False, text="no")], (False, "no", "agent_error"), id="the last"),
+        pytest.param(
+            [Said("a"), Concluded(ok=True), Asked(), Said("b\n", piece=True)],
+            (False, "b", "agent_error"),
+            id="asked again",
+        ),
         pytest.param([Concluded(ok=False, reason="turn_limit")], (False, None, "turn_limit"), id="with a reason"),
         pytest.param([Used("a", "b"), Returned("c"), Line("d"), Concluded(ok=True)], (True, None, None), id="others"),
     ],
@@ -114,6 +120,7 @@ def test_a_log_is_read_in_any_chunks(size: int, end: bytes) -> None:
     [
         (Began(), "[begun]\n"),
         (Began("s"), "[session s]\n"),
+        (Asked(), ""),
         (Said("a", piece=True), "a"),
         (Spent(1, 2), "[1 tokens in, 2 out]\n"),
         (Concluded(ok=False), "[failed]\n"),

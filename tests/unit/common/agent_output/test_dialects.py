@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from common.agent_output import (
+    Asked,
     Began,
     Concluded,
     Event,
@@ -173,7 +174,35 @@ OPENCODE: list[tuple[dict[str, Any], list[Event]]] = [
     ({"type": "error", "error": {"name": "APIError"}}, [Concluded(ok=False, text="APIError")]),
     ({"type": "error", "message": "rate limit"}, [Concluded(ok=False, text="rate limit")]),
 ]
-TABLE = {"claude": CLAUDE, "codex": CODEX, "gemini": GEMINI, "opencode": OPENCODE}
+AIDER: list[tuple[dict[str, Any], list[Event]]] = [
+    ({"event": "launched", "properties": {}, "user_id": "59f0", "time": 1}, [Began("59f0")]),
+    ({"event": "repo", "properties": {"num_files": 3}, "user_id": "59f0"}, []),
+    ({"event": "message_send_starting", "properties": {}, "user_id": "59f0"}, [Asked()]),
+    (
+        {
+            "event": "message_send",
+            "properties": {"prompt_tokens": 11, "completion_tokens": 7, "cost": 0.25, "total_cost": 0.5},
+            "user_id": "59f0",
+        },
+        [Spent(11, 7, 0.25, 1), Concluded(ok=True)],
+    ),
+    (
+        {
+            "event": "message_send",
+            "properties": {"prompt_tokens": 11, "completion_tokens": 7, "cost": 0.0},
+            "user_id": "a",
+        },
+        [Spent(11, 7, None, 1), Concluded(ok=True)],
+    ),
+    ({"event": "message_send", "user_id": "59f0"}, [Spent(turns=1), Concluded(ok=True)]),
+    (
+        {"event": "message_send_exception", "properties": {"exception": "No data"}, "user_id": "59f0"},
+        [Concluded(ok=False, text="No data")],
+    ),
+    ({"event": "exit", "properties": {"reason": "Completed --message-file"}, "user_id": "59f0"}, []),
+]
+
+TABLE = {"aider": AIDER, "claude": CLAUDE, "codex": CODEX, "gemini": GEMINI, "opencode": OPENCODE}
 CASES = [
     pytest.param(name, said, events, id=f"{name} {number}")
     for name, rows in TABLE.items()
@@ -186,7 +215,7 @@ def test_what_is_said(dialect: str, said: dict[str, Any], events: list[Event]) -
     assert parse_line(dialect, json.dumps(said).encode()) == events
 
 
-@pytest.mark.parametrize("dialect", TABLE)
+@pytest.mark.parametrize("dialect", [name for name in TABLE if name != "aider"])  # whose model speaks in plain text
 @pytest.mark.parametrize(
     "line",
     [
@@ -241,3 +270,17 @@ def test_what_is_no_amount_is_none(amount: object) -> None:
     said = json.dumps({"type": "result", "total_cost_usd": amount}).encode()
     (spent, _) = parse_line("claude", said)
     assert spent == Spent(total=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "event"),
+    [
+        ("I look.", Said("I look.\n", piece=True)),
+        ('{"a": "file of JSON"}', Said('{"a": "file of JSON"}\n', piece=True)),
+        ("Only 3 reflections allowed, stopping.", Concluded(ok=False, text="Only 3 reflections allowed, stopping.")),
+        ("Model gpt-4o has hit a token limit!", Concluded(ok=False, text="Model gpt-4o has hit a token limit!")),
+        ('"Only 3 reflections allowed, stopping." is no end', None),
+    ],
+)
+def test_the_plain_text_of_aider_is_what_it_says(line: str, event: Event | None) -> None:
+    assert parse_line("aider", line.encode()) == [event or Said(f"{line}\n", piece=True)]
