@@ -5,21 +5,15 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from hub.client import HubClient, Work
+from tests.docs.blocks import of_kind
 from tests.integration.hub.hub_node import HubNode
 from tests.integration.hub.standin_spoke import StandinSpoke
-
-PAGE = Path(__file__).parents[3] / "docs" / "client.md"
-
-
-def examples() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
 @asynccontextmanager
@@ -41,7 +35,7 @@ async def completing(node: HubNode) -> AsyncIterator[StandinSpoke]:
 
 
 async def run(source: str, names: dict[str, Any]) -> None:
-    code = compile(source, str(PAGE), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(source, "docs/client.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     if code.co_flags & inspect.CO_COROUTINE:
         await eval(code, names)  # noqa: S307  # our own page
     else:
@@ -49,7 +43,7 @@ async def run(source: str, names: dict[str, Any]) -> None:
 
 
 async def test_every_example_runs(tmp_path: Path, capsys: Any) -> None:
-    first, *others = examples()
+    first, *others = (block.text for block in of_kind("python"))
     assert len(others) >= 8
     with HubNode(tmp_path) as node:
         async with completing(node), HubClient(node.url, node.token) as hub:
