@@ -12,8 +12,8 @@ A block that fits none of them fails `test_every_block.py`: it would be words th
     json, text          with a marker (`<!-- … -->`) before it: an example of the wire, read or recomputed by the codec
     mermaid             a diagram on a page that is generated as a whole and compared with what it is generated from
 
-A comment `<!-- console … -->` holds commands that are run and not shown: what a page takes for granted. Where it names a
-file, they stand there, in `tests/docs`.
+A comment `<!-- console … -->` holds commands that are run and not shown: what a page takes for granted. Where it names
+a file, they stand there, in `tests/docs`.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ def parse(page: str, text: str) -> Iterator[Block]:
             marker = _comment(token.content)
             if marker.startswith("console"):
                 yield Block(page, line, ("console",), _hidden(marker.removeprefix("console").strip()), shown=False)
+                marker = ""
             continue
         if token.type in {"fence", "code_block"}:
             yield Block(page, line, tuple(token.info.split()), token.content, marker)

@@ -1,8 +1,8 @@
 """Runs the commands of one page, in their order, and holds what they print beside what the page shows.
 
-A line that begins with a prompt, `hub$ ` or `$ `, is a command; after a backslash, or in quotes, it goes on with the next
-line. What follows up to the next prompt is what it prints, stdout and stderr together. A command has to succeed, unless the page
-shows its line of error.
+A line that begins with a prompt, `hub$ ` or `$ `, is a command; after a backslash, or in quotes, it goes on with the
+next line. What follows up to the next prompt is what it prints, stdout and stderr together. A command has to succeed,
+unless the page shows its line of error.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def edit(path: Path, tables: str) -> None:
     """Change a configuration as a reader does: each table takes the place of the one of its name, or is added."""
     text = path.read_text()
     for table in _TABLE.finditer(tables):
-        old = re.compile(rf"(?m)^\[{re.escape(table['name'])}\].*\n(?:(?!\[).*\n)*")
         new = table[0].rstrip("\n") + "\n\n"
-        text = old.sub(lambda _, new=new: new, text, count=1) if old.search(text) else f"{text.rstrip()}\n\n{new}"  # type: ignore[misc]
+        old = next((old for old in _TABLE.finditer(text) if old["name"] == table["name"]), None)
+        text = f"{text.rstrip()}\n\n{new}" if old is None else f"{text[: old.start()]}{new}{text[old.end() :]}"
     tomllib.loads(text)
     path.write_text(text)

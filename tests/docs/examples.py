@@ -1,9 +1,9 @@
 """What a page shows held beside what a program printed: example values stand for real ones.
 
-An id, a fingerprint or an invite on a page is an example. It stands for the first real one that is met in its place, and
-for that one from then on, in commands too: `hub logs ID` reads the log of the agent whose id the page shows. Times,
-durations, sizes, versions and commits stand for any of their kind, `…` for anything within a line, and a line that is
-only `…` for any lines. White space counts as one blank, since columns are as wide as what is in them.
+An id, a fingerprint, a token or an invite on a page is an example. It stands for the first real one that is met in its
+place, and for that one from then on, in commands too: `hub logs ID` reads the log of the agent whose id the page shows.
+Times, durations, sizes, versions and commits stand for any of their kind, `…` for anything within a line, and a line
+that is only `…` for any lines. White space counts as one blank, since columns are as wide as what is in them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ BOUND: Final = {
 }
 """By name: how the example is written on a page, and what it stands for."""
 _FREE: Final = {
+    "position": r"\b(?:\d{13}|0)-\d+\b",
+    "seconds": r"\b\d{10}\b",
+    "signature": r"\bv1,[\w+/]{43}=",
     "time": r"\b\d{4}-\d\d-\d\dT[\d:.]+Z",
     "date": r"\b\d{4}-\d\d-\d\d\b",
     "ago": r"(?:\b\d+ (?:s|min|h|d|days?) ago|\bnow\b)",

@@ -124,7 +124,8 @@ class Machine:
             if (ROOT / name).is_file():
                 (checkout / name).parent.mkdir(parents=True, exist_ok=True)
                 copy2(ROOT / name, checkout / name)
-        (self.home / ".gitconfig").write_text("[user]\nname = Ops\nemail = ops@example.org\n[init]\ndefaultBranch = main\n")
+        author = "[user]\nname = Ops\nemail = ops@example.org\n"
+        (self.home / ".gitconfig").write_text(f"{author}[init]\ndefaultBranch = main\n")
         for environment in (checkout / ".venv", self.home / "venv"):
             self._link_packages(environment / "lib" / _PYTHON / "site-packages")
 

@@ -74,17 +74,22 @@ def test_what_is_not_as_on_the_page_does_not_fit(shown: str, printed: str) -> No
 
 def test_an_example_stands_for_the_same_from_then_on() -> None:
     examples = Examples()
-    examples.check(f"{ID}\nhubspoke1.eyJodWIi…\n", f"{REAL}\nhubspoke1.AAAA\n")
-    assert examples.fill(f"hub logs {ID}; spoke join hubspoke1.eyJodWIi…") == f"hub logs {REAL}; spoke join hubspoke1.AAAA"
+    examples.check(f"{ID}\nhubspoke1.eyJodWIi…\n", f"{REAL}\nhubspoke1.AA\n")
+    assert (
+        examples.fill(f"hub logs {ID}; spoke join hubspoke1.eyJodWIi…") == f"hub logs {REAL}; spoke join hubspoke1.AA"
+    )
     assert examples.fits(f"{ID}\n", f"{REAL}\n")
     assert not examples.fits(f"{ID}\n", f"{ID}\n")
 
 
 def test_an_edit_changes_a_table_or_adds_one(tmp_path: Path) -> None:
     file = tmp_path / "spoke.toml"
-    file.write_text('[node]\nid = "a"\n\n[policy]   # rules\nagents = 1\nqueued = 2\n\n[limits]\nqueue = 3\n')
-    edit(file, '[policy]\nagents = 9\n[tls]\nca = "ca.crt"\n')
-    assert file.read_text() == '[node]\nid = "a"\n\n[policy]\nagents = 9\n\n[limits]\nqueue = 3\n\n[tls]\nca = "ca.crt"\n\n'
+    file.write_text("[node]\nskew_s = 1\n\n[policy]   # rules\nagents = 1\nqueued = 2\n\n[limits]\nqueue = 3\n")
+    edit(file, "[policy]\nagents = 9\n[audit]\nfiles = 4\n")
+    assert (
+        file.read_text()
+        == "[node]\nskew_s = 1\n\n[policy]\nagents = 9\n\n[limits]\nqueue = 3\n\n[audit]\nfiles = 4\n\n"
+    )
 
 
 def test_what_a_page_starts_may_not_stay(tmp_path: Path) -> None:
@@ -95,7 +100,8 @@ def test_what_a_page_starts_may_not_stay(tmp_path: Path) -> None:
 
 def test_a_page_that_shows_something_else_fails_and_says_where(tmp_path: Path) -> None:
     page = [Block("docs/new.md", 7, ("console",), "$ echo one\ntwo\n")]
-    with pytest.raises(Mismatch, match=r"(?s)docs/new.md:7: \$ echo one.*-two.*\+one"), machines(tmp_path / "m") as place:
+    where = r"(?s)docs/new.md:7: \$ echo one.*-two.*\+one"
+    with pytest.raises(Mismatch, match=where), machines(tmp_path / "m") as place:
         run_page(page, place)
 
 

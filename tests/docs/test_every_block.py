@@ -62,8 +62,8 @@ def test_a_block_that_nothing_checks_is_found(text: str) -> None:
 
 
 def test_a_block_knows_its_line_its_marker_and_its_words() -> None:
-    text = "# Page\n\n<!-- handshake -->\n```text\na\n```\n\n<!-- console\n$ hub list\n-->\n\n```toml hub.toml edit\nb\n```\n"
+    text = "<!-- handshake -->\n```text\na\n```\n\n<!-- console\n$ hub list\n-->\n```toml hub.toml edit\nb\n```\n"
     marked, hidden, edit = parse("docs/new.md", text)
-    assert marked == Block("docs/new.md", 4, ("text",), "a\n", "handshake")
+    assert marked == Block("docs/new.md", 2, ("text",), "a\n", "handshake")
     assert (hidden.kind, hidden.text, hidden.shown) == ("console", "$ hub list\n", False)
     assert (edit.words, edit.marker) == (("toml", "hub.toml", "edit"), "")
