@@ -36,7 +36,7 @@ def _goes_on(command: str) -> bool:
     if command.endswith("\\"):
         return True
     try:
-        shlex.split(command)
+        shlex.split(command, comments=True)
     except ValueError:
         return True  # a quotation is open
     return False

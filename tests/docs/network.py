@@ -17,7 +17,28 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
+        writer.write_eof()
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address_of: Callable[[str], str]) -> None:
+    request = (await reader.readuntil(b"\r\n\r\n")).decode()
+    host, _, port = request.split()[1].partition(":")
+    try:
+        there = await asyncio.open_connection(address_of(host), int(port))
+    except OSError:
+        writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+        return
+    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    try:
+        await asyncio.gather(_pump(reader, there[1]), _pump(there[0], writer))
+    finally:
+        await _close(there[1])
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
     writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 @asynccontextmanager
@@ -26,16 +47,10 @@ async def network(address_of: Callable[[str], str]) -> AsyncIterator[str]:
     tasks: set[asyncio.Task[None]] = set()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = (await reader.readuntil(b"\r\n\r\n")).decode()
-        host, _, port = request.split()[1].partition(":")
         try:
-            there = await asyncio.open_connection(address_of(host), int(port))
-        except OSError:
-            writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
-            writer.close()
-            return
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        await asyncio.gather(_pump(reader, there[1]), _pump(there[0], writer))
+            await _carry(reader, writer, address_of)
+        finally:
+            await _close(writer)
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(carry(reader, writer))

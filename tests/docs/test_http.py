@@ -20,6 +20,7 @@ from tests.integration.hub.hub_node import HubNode
 from tests.integration.hub.receiver import Receiver
 from tests.spoke_node import DEADLINE_S, eventually
 
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """A request or an answer as it is written on a page."""
