@@ -172,10 +172,14 @@ class Machine:
         return given.status.exists() and given.status.read_text().endswith("\n")
 
     def close(self) -> None:
-        """Leave the shell."""
+        """Leave the shell; one whose command does not end is killed, and its command with the rest of the page."""
         assert self._shell.stdin is not None
-        self._shell.stdin.close()
-        self._shell.wait(DEADLINE_S)
+        with suppress(OSError):
+            self._shell.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._shell.wait(5)
+        self._shell.kill()
+        self._shell.wait()
 
 
 class Command:

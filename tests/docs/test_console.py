@@ -13,6 +13,7 @@ from tests.docs.console import Step, edit, run_page, steps
 from tests.docs.examples import Examples, Mismatch
 from tests.docs.machine import machines
 from tests.docs.network import network
+from tests.spoke_node import processes_of
 
 PAGES = sorted({block.page for block in blocks() if block.kind == "console"})
 ID = "01a21864-4656-792a-acb7-596d42eab20e"
@@ -109,3 +110,10 @@ def test_a_page_that_shows_something_else_fails_and_says_where(tmp_path: Path) -
 def test_a_command_succeeds_unless_its_error_is_shown(tmp_path: Path, text: str) -> None:
     with pytest.raises(Mismatch), machines(tmp_path / "m") as place:
         run_page([Block("docs/new.md", 1, ("console",), text)], place)
+
+
+def test_a_command_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.docs.machine.DEADLINE_S", 0.5)
+    with pytest.raises(Mismatch, match="waited"), machines(tmp_path / "m", 0.5) as place:
+        run_page([Block("docs/new.md", 1, ("console",), "$ sleep 300\n")], place)
+    assert processes_of(tmp_path) == {}

@@ -65,7 +65,9 @@ def test_what_can_be_computed_is_as_computed() -> None:
 
 
 def test_every_block_has_a_marker() -> None:
-    assert len(BLOCKS) == PAGE.count("\n```") / 2
+    assert [(block.language, block.marker, block.text) for block in BLOCKS] == [
+        (block.words[0], block.marker, block.text) for block in of_kind("wire")
+    ]
 
 
 @pytest.mark.parametrize("marker", JSON_BLOCKS)
