@@ -125,7 +125,7 @@ test-browser: $(VENV)/.installed-browser build/browser/.installed ## the page on
 
 # The commands of the pages need what their readers have: openssl and curl beside python3, git and make.
 test-docs: dev ## every block of the documentation: commands typed, files loaded, requests made
-	$(BIN)/python -m pytest tests/docs --numprocesses $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/docs --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 $(VENV)/.installed-fuzz: requirements/fuzz.lock $(VENV)/.installed-dev
 	$(PIP) install --require-hashes -r requirements/fuzz.lock

@@ -74,7 +74,9 @@ def run_page(page: list[Block], place: Place) -> None:
                 except AssertionError as error:
                     raise Mismatch(f"{block}: {step.machine}$ {step.command}\n{error}") from error
         elif block.words[-1] == "edit":
-            edit(_settings_file(place, block.words[1]), place.real(block.text))
+            file = _settings_file(place, block.words[1])
+            place.machine(file.relative_to(place.path).parts[0]).told(block.text)
+            edit(file, place.real(block.text))
 
 
 def _run(step: Step, place: Place, examples: Examples) -> None:

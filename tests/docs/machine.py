@@ -53,6 +53,7 @@ class Place:
 
     def machine(self, name: str) -> Machine:
         """Return the machine of that name, a new one where it was not seen before."""
+        name = name or NAMELESS
         if name not in self.machines:
             self.machines[name] = Machine(self, name)
         return self.machines[name]
@@ -96,10 +97,10 @@ class Machine:
         self.address = ".".join(["127", *(str(random.randint(1, 254)) for _ in range(3))])
         self.shown_as = LOOPBACK
         """Where a page sees it listen."""
-        self.home = place.path / (name or NAMELESS)
+        self.home = place.path / name
         self.place = place
         self._commands = 0
-        self._talk = place.path / f".{name or NAMELESS}"
+        self._talk = place.path / f".{name}"
         self._talk.mkdir()
         self._furnish()
         with (self._talk / "shell").open("wb") as complaints:
@@ -154,13 +155,17 @@ class Machine:
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         }
 
+    def told(self, text: str) -> None:
+        """Take note of where its node listens according to a command or a file."""
+        if re.search(rf'listen[ ="]+{re.escape(EVERYWHERE)}:', text):
+            self.shown_as = EVERYWHERE
+
     def run(self, command: str) -> Command:
         """Type a command and wait until the shell is done with it; one that ends with `&` goes on."""
         self._commands += 1
         given = Command(self, self._talk / f"{self._commands}.status", self._talk / f"{self._commands}.output")
         assert self._shell.stdin is not None
-        if f"--listen {EVERYWHERE}" in command:
-            self.shown_as = EVERYWHERE
+        self.told(command)
         typed = self.place.real(command).replace(LOOPBACK, self.address)
         self._shell.stdin.write(f"{{ {typed}\n}} </dev/null >{given.output} 2>&1\necho $? >{given.status}\n")
         self._shell.stdin.flush()
