@@ -112,6 +112,7 @@ def test_a_command_succeeds_unless_its_error_is_shown(tmp_path: Path, text: str)
         run_page([Block("docs/new.md", 1, ("console",), text)], place)
 
 
+@pytest.mark.slow
 def test_a_command_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.docs.machine.DEADLINE_S", 0.5)
     with pytest.raises(Mismatch, match="waited"), machines(tmp_path / "m", 0.5) as place:
