@@ -143,7 +143,15 @@ async def fetch(session: aiohttp.ClientSession, method: str, url: str, raw: byte
                 raise BadReply("the peer's answer is no envelope")
             return await _read_bounded(response, MAX_ENVELOPE_BYTES)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise Unavailable(f"cannot reach {url}: {type(error).__name__}") from error
+        raise cannot_reach(url, error) from error
+
+
+def cannot_reach(url: str, error: Exception) -> Unavailable:
+    """Return the error for a call that got no answer; a certificate that is not believed says why, and what to set."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        why = getattr(error.certificate_error, "verify_message", "") or "not valid"
+        return Unavailable(f"cannot reach {url}: its certificate is not believed ({why}); see [tls] ca")
+    return Unavailable(f"cannot reach {url}: {type(error).__name__}")
 
 
 class PostTransport:

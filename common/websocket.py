@@ -16,6 +16,7 @@ from aiohttp import WSMsgType, web
 from common.errors import HubspokeError, Unavailable
 from common.handshake import SUBPROTOCOL
 from common.jose import MAX_ENVELOPE_BYTES
+from common.post import cannot_reach
 from common.proxy import proxy_for
 
 HEARTBEAT_S: Final = 15.0
@@ -76,7 +77,7 @@ async def dial(session: aiohttp.ClientSession, url: str) -> AsyncIterator[Client
             raise NotOffered(f"{url} answers {error.status}: this hub has no link for us now") from error
         raise Unavailable(f"{url} answers {error.status}") from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise Unavailable(f"cannot reach {url}: {type(error).__name__}") from error
+        raise cannot_reach(url, error) from error
     try:
         if socket.protocol != SUBPROTOCOL:
             raise NotOffered(f"{url} does not speak {SUBPROTOCOL}")

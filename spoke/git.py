@@ -86,7 +86,8 @@ _USELESS: Final = re.compile(
 _TRANSIENT: Final = re.compile(
     r"could not resolve|temporary failure|timed out|connection (refused|reset|closed|was)|failed to connect"
     r"|couldn't connect|network is unreachable|no route to host|early eof|unexpected disconnect|remote end hung up"
-    r"|returned error: (5\d\d|429|408)|operation too slow|no space left|cannot allocate memory|resource temporarily",
+    r"|returned error: (5\d\d|429|408)|connect tunnel failed, response 5\d\d|operation too slow|no space left"
+    r"|cannot allocate memory|resource temporarily",
     re.IGNORECASE,
 )
 

@@ -135,6 +135,7 @@ TRANSIENT = [
     "ssh: connect to host h port 22: Connection refused",
     "fatal: unable to access 'https://h/a/': Failed to connect to h port 443",
     "fatal: unable to access 'https://h/a/': The requested URL returned error: 503",
+    "fatal: unable to access 'https://h/a/': CONNECT tunnel failed, response 502",
     "fatal: early EOF",
     "error: unable to write file x: No space left on device",
 ]

@@ -18,6 +18,7 @@ from common.errors import COMMAND_RETRYABLE, ENVELOPE_STATUS
 from common.introduction import introduce
 from common.invites import Invite, check_mac, decode_secret, parse_invite
 from common.keyring import KeyRefused, Keyring, OwnedKey, PublicKey, check_point
+from tests.docs.blocks import of_kind
 from tests.envelopes import NOW_S
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
@@ -64,7 +65,9 @@ def test_what_can_be_computed_is_as_computed() -> None:
 
 
 def test_every_block_has_a_marker() -> None:
-    assert len(BLOCKS) == PAGE.count("\n```") / 2
+    assert [(block.language, block.marker, block.text) for block in BLOCKS] == [
+        (block.words[0], block.marker, block.text) for block in of_kind("wire")
+    ]
 
 
 @pytest.mark.parametrize("marker", JSON_BLOCKS)
@@ -173,3 +176,16 @@ def test_defaults_are_ours(member: str, model: type[Spawn | Kill | Logs]) -> Non
     found = re.search(rf"`{member}`[^`]*?default (\d+)", PAGE)
     assert found is not None
     assert int(found[1]) == field.default
+
+
+def test_the_beginning_of_a_link_is_that_of_these_envelopes() -> None:
+    (block,) = of_kind("handshake")
+    challenge, *hellos = (line.split()[:3] for line in block.text.splitlines())
+    assert [challenge[0], *(who for who, _, _ in hellos)] == ["hub", "spoke", "hub"]
+    assert strict_json.parse(challenge[2].encode()) == {"challenge": EXAMPLES.payloads["hello"][1]["nonce"]}
+    for who, _, shown in hellos:
+        beginning = shown.removesuffix("…").encode()
+        assert beginning != shown.encode()
+        # Long enough to hold the key id of whoever speaks, which the header of every envelope begins with.
+        assert len(beginning) > 80
+        assert EXAMPLES.signed("hello", who).startswith(beginning)

@@ -5,43 +5,17 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
-import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from hub.client import HubClient, Work
+from tests.docs.blocks import of_kind
+from tests.docs.completing import completing
 from tests.integration.hub.hub_node import HubNode
-from tests.integration.hub.standin_spoke import StandinSpoke
-
-PAGE = Path(__file__).parents[3] / "docs" / "client.md"
-
-
-def examples() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-
-
-@asynccontextmanager
-async def completing(node: HubNode) -> AsyncIterator[StandinSpoke]:
-    """A spoke `build-1` whose agents complete as soon as they were asked for."""
-
-    async def complete(spoke: StandinSpoke) -> None:
-        while True:
-            for agent_id, agent in list(spoke.agents.items()):
-                if agent["status"] == "queued":
-                    await spoke.report(spoke.advance(agent_id, "running"))
-                    await spoke.report(spoke.advance(agent_id, "completed", result={"summary": "done"}))
-            await asyncio.sleep(0.02)
-
-    async with StandinSpoke(node, id="build-1", log=b"a line\n") as spoke:
-        task = asyncio.create_task(complete(spoke))
-        yield spoke
-        task.cancel()
 
 
 async def run(source: str, names: dict[str, Any]) -> None:
-    code = compile(source, str(PAGE), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(source, "docs/client.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     if code.co_flags & inspect.CO_COROUTINE:
         await eval(code, names)  # noqa: S307  # our own page
     else:
@@ -49,7 +23,7 @@ async def run(source: str, names: dict[str, Any]) -> None:
 
 
 async def test_every_example_runs(tmp_path: Path, capsys: Any) -> None:
-    first, *others = examples()
+    first, *others = (block.text for block in of_kind("python"))
     assert len(others) >= 8
     with HubNode(tmp_path) as node:
         async with completing(node), HubClient(node.url, node.token) as hub:
