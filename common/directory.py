@@ -1,4 +1,4 @@
-"""A node's directory: one running node at a time, and where the others find it.
+"""A node's directory: one running node at a time, one worker of each name, and where the others find the node.
 
 Locks are advisory locks of the kernel, gone with the process whatever ends it. The URL file says where the node listens
 and is believed only while the node holds a lock on it: whoever calls the node shows a token, and when the node is down
@@ -16,15 +16,15 @@ from typing import IO, Final
 
 from common.errors import LocalError
 
-_LOCK: Final = "node.lock"
+_NODE: Final = "node"
 _URL: Final = "node.url"
 
 
 @contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Hold the directory for this process until the block ends; raises `LocalError` `already_running`."""
+def exclusive(directory: Path, role: str = _NODE) -> Iterator[None]:
+    """Be the only process of its role in the directory until the block ends; raises `LocalError` `already_running`."""
     try:
-        descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(directory / f"{role}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise LocalError(f"cannot use {directory}: {error.strerror}; run init first", code="directory") from error
     try:
@@ -32,7 +32,7 @@ def exclusive(directory: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LocalError(
-                f"a node is running on {directory} already; stop that one first", code="already_running"
+                f"a {role} is running on {directory} already; stop that one first", code="already_running"
             ) from error
         yield
     finally:

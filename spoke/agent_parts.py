@@ -11,15 +11,17 @@ from typing import Final
 import structlog
 
 from common.clock import SystemClock
+from common.keyring import Keyring
+from common.peers import LOCAL_TENANT, Trust
 from spoke.answers import Answers
 from spoke.attendant import Attendant
 from spoke.git import Git
 from spoke.janitor import Janitor, Keep
 from spoke.launching import Launcher
-from spoke.metrics import Metrics
 from spoke.node import Spoke
 from spoke.occupancy import Occupancy
 from spoke.patches import Patches
+from spoke.policy import LOCAL_POLICY
 from spoke.queue import Queue
 from spoke.runs import Runs
 from spoke.settings import LimitsSection
@@ -36,8 +38,10 @@ _GIB: Final = 1024**3
 
 @dataclass(frozen=True, slots=True)
 class AgentParts:
-    """What works on agents; `runs` are read by others too."""
+    """What works on agents; `limits` are those under which tenants' agents start now, `runs` are read by others too."""
 
+    commands: StoredCommands
+    limits: Callable[[], Mapping[str, int]]
     runs: Runs
     worker: Worker
     janitor: Janitor
@@ -45,34 +49,46 @@ class AgentParts:
     answers: Answers
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerRole:
+    """Which of a spoke's workers one is: its name, empty for the node's own; `lost` counts leases it took over."""
+
+    name: str
+    lost: Callable[[str], None]
+
+
 def agent_parts(
     spoke: Spoke,
     queue: Queue,
-    commands: StoredCommands,
+    keyring: Callable[[], Keyring],
+    trust: Callable[[], Trust],
     sup: Supervisor,
-    limits: Callable[[], Mapping[str, int]],
-    metrics: Metrics,
+    role: WorkerRole,
 ) -> AgentParts:
-    """Build them; `limits` are those under which tenants' agents start now. Raises LocalError `config`."""
+    """Build them for the node's own worker or another; raises LocalError `config`."""
     directory, clock = spoke.directory, SystemClock()
-    runs, occupancy = Runs(directory.runs), Occupancy()
+    commands = StoredCommands(spoke.me.instance, keyring, trust, spoke.policy_of)
+    limits = _limits(spoke, trust)
+    runs, occupancy = Runs(directory.runs), Occupancy(directory.path)
     launcher = _launcher(spoke)
     workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)), ignored=launcher.ignored_files())
     patches = Patches(runs, workspaces)
     attendant = Attendant(queue, commands, workspaces, sup, runs, launcher, clock)
-    name, life = _name(directory.path), clock.new_id()
-    worker = Worker(
-        queue,
-        attendant,
-        limits,
-        node=name,
-        life=life,
-        occupancy=occupancy,
-        lost=lambda cause: metrics.leases_lost.labels(cause).inc(),
-    )
+    node, life = _place(directory.path, role.name), clock.new_id()
+    worker = Worker(queue, attendant, limits, node=node, life=life, occupancy=occupancy, lost=role.lost)
     keep = _keep(spoke.settings.limits)
     janitor = Janitor(queue, runs, workspaces, sup, occupancy, clock, keep)
-    return AgentParts(runs, worker, janitor, launcher, Answers(runs, patches))
+    return AgentParts(commands, limits, runs, worker, janitor, launcher, Answers(runs, patches))
+
+
+def _limits(spoke: Spoke, trust: Callable[[], Trust]) -> Callable[[], Mapping[str, int]]:
+    """Return what says whose agents may start now and how many at once: a peer that is not active starts none."""
+
+    def limits() -> Mapping[str, int]:
+        active = (peer for peer in trust().peers() if peer.state == "active" and peer.kind == "hub")
+        return {**{peer.tenant: spoke.policy_of(peer).agents for peer in active}, LOCAL_TENANT: LOCAL_POLICY.agents}
+
+    return limits
 
 
 def _launcher(spoke: Spoke) -> Launcher:
@@ -99,6 +115,7 @@ def _keep(limits: LimitsSection) -> Keep:
     return Keep(limits.retention_days * _DAY_MS, limits.mirror_days * _DAY_MS, int(limits.disk_gib * _GIB))
 
 
-def _name(directory: Path) -> str:
-    """Name the directory for leases: its inode number, which a copy of the directory does not share."""
-    return f"{os.uname().nodename}-{directory.stat().st_ino}"
+def _place(directory: Path, worker: str) -> str:
+    """Name the directory for leases, by its inode number, which a copy of it does not share; and the worker there."""
+    place = f"{os.uname().nodename}-{directory.stat().st_ino}"
+    return f"{place}/{worker}" if worker else place

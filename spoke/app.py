@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +33,7 @@ from common.links import Carrier, Links
 from common.memory import settle
 from common.openapi import serve_openapi
 from common.own_keys import OwnKeys
-from common.peers import LOCAL_TENANT, Peer
+from common.peers import Peer
 from common.post import PostTransport, open_session
 from common.problem_routes import problem_routes
 from common.rotating import Announcer, RotationIntake
@@ -47,7 +45,7 @@ from common.store_guard import MarkFile, StoreGuard, Watched
 from common.store_metrics import StoreMetrics
 from common.trust_store import TrustStore
 from common.valkey import check_durability, connect, connect_blocking
-from spoke.agent_parts import agent_parts
+from spoke.agent_parts import WorkerRole, agent_parts
 from spoke.agent_view import AgentView
 from spoke.dialer import Dialer, Greeter
 from spoke.events import Courier
@@ -62,14 +60,13 @@ from spoke.metrics import Metrics
 from spoke.node import Spoke
 from spoke.operator_api import OperatorApi
 from spoke.petition import Petition
-from spoke.policy import LOCAL_POLICY
 from spoke.queue import Queue
 from spoke.requeue import Requeuer
 from spoke.rotating import Rotating
 from spoke.router import Router, Rules
 from spoke.salvage import Salvage
 from spoke.scraping import Scraping
-from spoke.stored_command import StoredCommands
+from spoke.stopping import stop_in_time, stop_signalled
 from spoke.supervision.supervisor import Supervisor
 
 __all__ = ["Spoke", "serve"]
@@ -77,7 +74,6 @@ __all__ = ["Spoke", "serve"]
 _log: Final = structlog.get_logger("spoke")
 _OPENAPI_PATH: Final = "/openapi.json"
 _DAY_MS: Final = 24 * 3600 * 1000
-_STOP_S: Final = 10.0
 
 
 @asynccontextmanager
@@ -118,10 +114,10 @@ class _Parts:
         audit.sign_with(keys)
         links, post = Links(), None if settings.node.link == "always" else PostTransport(session)
         exchange = Exchange(me, keys, inbox, Carrier(links, post), clock)
-        commands = StoredCommands(me.instance, keys.keyring, trust.current, spoke.policy_of)
         metrics = Metrics()
-        agents = agent_parts(spoke, self.queue, commands, sup, self._limits, metrics)
-        self.worker, self.janitor = agents.worker, agents.janitor
+        role = WorkerRole("", lambda cause: metrics.leases_lost.labels(cause).inc())
+        agents = agent_parts(spoke, self.queue, keys.keyring, trust.current, sup, role)
+        self.worker, self.janitor, commands = agents.worker, agents.janitor, agents.commands
         watched = Watched(client, self.queue.prefix, MarkFile(directory.path))
         self.store_guard = StoreGuard(
             watched, self.queue.store, clock, Salvage(self.queue, agents.runs, commands, sup, self.worker)
@@ -136,7 +132,7 @@ class _Parts:
         greeter = Greeter(keys, inbox, exchange, clock, self._capacity, settings.node.labels)
         self.dialer = Dialer(greeter, links, intake, session, trust, self.courier.reached)
         federation = FederationRoutes(partial(_identity, spoke, keys), keys, intake, exchange)
-        guard, view = Guard(Access(spoke.token, settings.local.remote), audit), AgentView(self.queue, self._limits)
+        guard, view = Guard(Access(spoke.token, settings.local.remote), audit), AgentView(self.queue, agents.limits)
         local = LocalApi(
             guard,
             LocalSpawner(me.instance, keys, self.queue, exchange, clock, agents.launcher.check),
@@ -151,12 +147,6 @@ class _Parts:
         self.app = _application(
             federation.routes(), [*local.routes(), *operator.routes(), *problem_routes()], guard, metrics
         )
-
-    def _limits(self) -> Mapping[str, int]:
-        """Return whose agents may start now and how many at once: a peer that is not active starts none."""
-        active = (peer for peer in self._trust.current().peers() if peer.state == "active" and peer.kind == "hub")
-        limits = {peer.tenant: self._spoke.policy_of(peer).agents for peer in active}
-        return {**limits, LOCAL_TENANT: LOCAL_POLICY.agents}
 
     def _rules_of(self, launcher: Launcher, peer: Peer) -> Rules:
         return Rules(self._spoke.policy_of(peer), self._oldest_ms(), uuid7_time_ms, launcher.check)
@@ -209,47 +199,36 @@ def _report_valkey(reason: str) -> None:
 
 
 async def _work(
-    parts: _Parts, audit: Audit, listener: Redis, server: EmbeddedValkey | None, stop: asyncio.Event
+    parts: _Parts, audit: Audit, listener: Redis, server: EmbeddedValkey | None, stop: asyncio.Event, *, works: bool
 ) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(audit.run()),
             group.create_task(ServiceManager.of(os.environ).run()),
             group.create_task(_listen(parts, listener)),
-            group.create_task(parts.worker.run()),
             group.create_task(parts.store_guard.watch()),
             group.create_task(parts.courier.run()),
             group.create_task(parts.janitor.run()),
             *(group.create_task(run()) for run in parts.of_peers),
         ]
+        if works:
+            tasks.append(group.create_task(parts.worker.run()))
         if parts.dials:
             tasks.append(group.create_task(parts.dialer.run()))
         if server is not None:
             tasks.append(group.create_task(server.keep_running(_report_valkey)))
         await stop.wait()
-        _stop_within(_STOP_S)
+        stop_in_time()
         for task in tasks:
             task.cancel()
 
 
-def _stop_within(seconds: float) -> None:
-    """End the process when it has not ended by then, whatever holds it up: all of it may be cut off (fault 33)."""
+async def serve(spoke: Spoke, ready: Callable[[str], None], *, works: bool = True) -> None:
+    """Run until SIGTERM or SIGINT; calls `ready` with the URL once envelopes are taken. Agents go on running.
 
-    def cut_off() -> None:
-        _log.error("node.cut_off", after_s=seconds)
-        os._exit(1)
-
-    timer = threading.Timer(seconds, cut_off)
-    timer.daemon = True
-    timer.start()
-
-
-async def serve(spoke: Spoke, ready: Callable[[str], None]) -> None:
-    """Run until SIGTERM or SIGINT; calls `ready` with the URL once envelopes are taken. Agents go on running."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    One that does not work itself leaves all agents to `spoke worker`.
+    """
+    stop = stop_signalled()
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(spoke.directory.path))
         client, listener, server = await stack.enter_async_context(_valkey(spoke))
@@ -266,5 +245,5 @@ async def serve(spoke: Spoke, ready: Callable[[str], None]) -> None:
         _log.info("node.ready", node=spoke.me.instance, url=url)
         settle()
         ready(url)
-        await _work(parts, audit, listener, server, stop)
+        await _work(parts, audit, listener, server, stop, works=works)
         _log.info("node.stopping", node=spoke.me.instance)

@@ -1,7 +1,8 @@
-"""Which agents' things on disk somebody in this process works on: one at a time, the janitor never beside another.
+"""Which agents' things on disk somebody works on: one at a time, the janitor never beside another, in all processes.
 
 Whoever makes, reads or removes an agent's run or workspace holds its name meanwhile. Attendants wait for it, the
-janitor does not. One process serves a directory (`common.directory.exclusive`), so this needs no lock on disk.
+janitor does not. A worker that stands still keeps what it holds: another that took over its lease begins once the
+first has let go or died, and so never beside it.
 """
 
 from __future__ import annotations
@@ -9,44 +10,49 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final
+
+import structlog
 
 from spoke.agent_record import AgentRef
+from spoke.name_locks import NameLocks
+
+FILE_NAME: Final = "agents.lock"
+_POLL_S: Final = 0.02
+_log: Final = structlog.get_logger("agent")
 
 
 class Occupancy:
-    """The names that are held now."""
+    """The names that are held now, by whatever process uses the spoke's directory."""
 
-    def __init__(self) -> None:
-        self._held: set[AgentRef] = set()
-        self._released = asyncio.Event()
+    def __init__(self, directory: Path) -> None:
+        self._locks = NameLocks(directory / FILE_NAME)
 
     @asynccontextmanager
     async def hold(self, ref: AgentRef) -> AsyncIterator[None]:
         """Hold an agent, as soon as nobody else does."""
-        while ref in self._held:
-            await self._released.wait()
-        with self._holding(ref):
-            yield
+        waited = False
+        while True:
+            with self.try_hold(ref) as held:
+                if held:
+                    yield
+                    return
+            if not waited:
+                _log.info("agent.awaits_its_former_worker", agent_id=ref.agent_id, tenant=ref.tenant)
+                waited = True
+            await asyncio.sleep(_POLL_S)  # the kernel tells nobody when a lock becomes free
 
     @contextmanager
     def try_hold(self, ref: AgentRef) -> Iterator[bool]:
         """Hold an agent if nobody does; yields whether that is so."""
-        if ref in self._held:
-            yield False
-        else:
-            with self._holding(ref):
-                yield True
-
-    @contextmanager
-    def _holding(self, ref: AgentRef) -> Iterator[None]:
-        self._held.add(ref)
-        try:
-            yield
-        finally:
-            self._held.discard(ref)
-            released, self._released = self._released, asyncio.Event()
-            released.set()
+        with self._locks.trying(str(ref), _tenant(ref.tenant)) as held:
+            yield held
 
     def holds_any_of(self, tenant: str) -> bool:
         """Whether any agent of the tenant is held."""
-        return any(ref.tenant == tenant for ref in self._held)
+        return self._locks.is_shared(_tenant(tenant))
+
+
+def _tenant(tenant: str) -> str:
+    return f"tenant {tenant}"

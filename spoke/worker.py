@@ -37,7 +37,7 @@ def _nobody(_cause: str) -> None:
 
 
 class Worker:
-    """One worker of a spoke. `node` names the directory it serves, `life` this process's turn at it.
+    """One worker of a spoke. `node` names its place in the directory it serves, `life` this process's turn.
 
     `lost` hears why an agent was taken over: `restart`, or its holder `stood_still`.
     """
@@ -50,7 +50,7 @@ class Worker:
         *,
         node: str,
         life: str,
-        occupancy: Occupancy | None = None,
+        occupancy: Occupancy,
         lost: Callable[[str], None] = _nobody,
     ) -> None:
         self._queue = queue
@@ -59,7 +59,7 @@ class Worker:
         self._node = f"{node}:"
         self._name = f"{node}:{life}"
         self._held: dict[AgentRef, Held] = {}
-        self._occupancy = occupancy or Occupancy()
+        self._occupancy = occupancy
         self._lost = lost
         self._wake = asyncio.Event()
         self._renew_now = asyncio.Event()
@@ -103,7 +103,7 @@ class Worker:
         while True:
             try:
                 abandoned = watch.look(await self._others(), time.monotonic())
-                # No other life of this node can be there: it would hold the directory.
+                # No other life of this worker can be there: it would hold its lock.
                 while claim := await self._take(self._queue.reclaim(self._name, self._node, abandoned)):
                     self._lost("stood_still" if str(claim.record.ref) in abandoned else "restart")
                     self._attend(group, claim, resumed=True)

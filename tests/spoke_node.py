@@ -153,13 +153,20 @@ class SpokeNode:
     """One spoke below `tmp_path`; also a plain `with` for a node that many tests share."""
 
     def __init__(
-        self, tmp_path: Path, *, id: str = "build-1", toml: str | None = None, env: Mapping[str, str] | None = None
+        self,
+        tmp_path: Path,
+        *,
+        id: str = "build-1",
+        toml: str | None = None,
+        env: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self.id = id
         self.directory = tmp_path / id
         self.record = tmp_path / f"{id}.executions"
         self.url = ""
-        self._env = {**os.environ, "RECORD": str(self.record), **(env or {})}
+        self.environment = {**os.environ, "RECORD": str(self.record), **(env or {})}
+        self._options = options
         self._output = tmp_path / f"{id}.output"
         self._log = tmp_path / f"{id}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -179,9 +186,9 @@ class SpokeNode:
         self._output.write_bytes(b"")
         with self._output.open("ab") as output, self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(SPOKE), "--dir", str(self.directory), "serve"],
+                [str(SPOKE), "--dir", str(self.directory), "serve", *self._options],
                 cwd=self.directory,
-                env=self._env,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,
@@ -349,5 +356,5 @@ class SpokeNode:
         """Run the real command line on its directory."""
         command: Sequence[str] = [str(SPOKE), "--dir", str(self.directory), *arguments]
         return await asyncio.to_thread(
-            subprocess.run, command, env=self._env, input=stdin, capture_output=True, text=True, timeout=60
+            subprocess.run, command, env=self.environment, input=stdin, capture_output=True, text=True, timeout=60
         )

@@ -1,4 +1,4 @@
-"""`spoke init`, `serve` and `completion`."""
+"""`spoke init`, `serve`, `worker` and `completion`."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def init(context: SpokeContext, instance: str, listen: str, url: str | None) -> 
 
 
 @click.command()
+@click.option("--no-worker", is_flag=True, help="Start no agents here: leave all of them to `spoke worker`.")
 @facts
-def serve(context: SpokeContext) -> None:
+def serve(context: SpokeContext, no_worker: bool) -> None:
     """Run the spoke until SIGTERM. Prints one line, `ready URL`, when it takes envelopes."""
     from common.logs import configure
     from spoke.app import Spoke
@@ -54,7 +55,30 @@ def serve(context: SpokeContext) -> None:
     def ready(url: str) -> None:
         click.echo(json.dumps({"event": "ready", "url": url}) if context.out.json else f"ready {url}")
 
-    asyncio.run(run(node, ready))
+    asyncio.run(run(node, ready, works=not no_worker))
+
+
+@click.command()
+@click.argument("name", default="1")
+@facts
+def worker(context: SpokeContext, name: str) -> None:
+    """Start and watch agents of this spoke until SIGTERM, beside `spoke serve` and other workers of other names.
+
+    Prints one line, `ready NAME`. Its agents go on when it ends, and others see them to their end.
+    """
+    from common.logs import configure
+    from spoke.node import Spoke
+    from spoke.worker_process import work
+
+    if not is_instance_id(name):
+        raise LocalError("a worker's name is made of a-z, 0-9, '.' and '-', like an id", code="id")
+    configure()
+    node = Spoke.load(context.directory, context.settings())
+
+    def ready() -> None:
+        click.echo(json.dumps({"event": "ready", "worker": name}) if context.out.json else f"ready {name}")
+
+    asyncio.run(work(node, name, ready))
 
 
 @click.command()

@@ -29,12 +29,14 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from common.keyfiles import load_signing_key
+from spoke.queue import LEASE_MS
 from tests.faults.chaos_check import endings, find_violations, is_over
 from tests.faults.proxy import Proxy, Target
 from tests.integration.hub.hub_node import HubNode
 from tests.integration.spoke.repositories import make_repository
 from tests.peer import new_id
 from tests.spoke_node import SpokeNode, processes_of, run_in_process, tables
+from tests.worker_process import WorkerProcess
 
 _MAX_AGENTS: Final = 400
 _SETTLE_S: Final = 120.0
@@ -76,6 +78,8 @@ class Run:
     seed: int
     hub: HubNode
     spoke: SpokeNode
+    workers: list[WorkerProcess]
+    """They work beside the one of the spoke itself."""
     to_spoke: Proxy
     to_hub: Proxy
     repository: Path
@@ -88,6 +92,7 @@ class Run:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     hub_busy: asyncio.Lock = field(default_factory=asyncio.Lock)
     spoke_busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    workers_busy: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 # --- load
@@ -203,6 +208,27 @@ async def stop_spoke(run: Run) -> bool:
     return True
 
 
+async def kill_worker(run: Run) -> bool:
+    worker = run.random.choice(run.workers)
+    async with run.workers_busy:
+        await worker.end(signal.SIGKILL)
+        await asyncio.sleep(run.random.uniform(0, 2))
+        await asyncio.to_thread(worker.start)
+    return True
+
+
+async def stop_worker(run: Run) -> bool:
+    """Stand still, sometimes for longer than a lease lasts, so that another one takes over."""
+    worker = run.random.choice(run.workers)
+    async with run.workers_busy:
+        worker.send(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(run.random.choice([0.5, 2, 2, LEASE_MS / 1000 + 4]))
+        finally:
+            worker.send(signal.SIGCONT)
+    return True
+
+
 async def kill_hubs_valkey(run: Run) -> bool:
     return _kill_one(run, _with(run.hub.directory, "valkey-server"))
 
@@ -241,7 +267,8 @@ async def lose_answers(run: Run) -> bool:
 
 
 FAULTS: Final[dict[Callable[[Run], Awaitable[bool]], int]] = {
-    kill_hub: 2, kill_spoke: 3, stop_spoke: 1, kill_hubs_valkey: 2, kill_spokes_valkey: 3, kill_keeper: 4,
+    kill_hub: 2, kill_spoke: 3, stop_spoke: 1, kill_worker: 3, stop_worker: 1,
+    kill_hubs_valkey: 2, kill_spokes_valkey: 3, kill_keeper: 4,
     kill_nursery: 2, kill_agent: 4, cut_network: 5, lose_answers: 5,
 }  # fmt: skip
 
@@ -325,10 +352,11 @@ async def chaos(scratch: Path, seconds: float, seed: int, link: str) -> tuple[Ru
         scratch, toml=tables(limits={"agents": 12}, policy={"commands": _COMMANDS}), env={"SPOKE_NODE__LINK": link}
     )
     async with Proxy(target_of(spoke)) as to_spoke, Proxy(target_of(hub)) as to_hub:
-        run = Run(seed, hub, spoke, to_spoke, to_hub, make_repository(scratch / "repository"), rng)
+        workers = [WorkerProcess(spoke, name) for name in ("a", "b")]
+        run = Run(seed, hub, spoke, workers, to_spoke, to_hub, make_repository(scratch / "repository"), rng)
         _introduce(run)
         with hub:
-            async with spoke:
+            async with spoke, workers[0], workers[1]:
                 loading = [asyncio.create_task(spawn_agents(run, 4)), asyncio.create_task(do_faults(run, 0.6))]
                 loading += [asyncio.create_task(do_faults(run, 1.5)), asyncio.create_task(watch_for_twins(run))]
                 await asyncio.wait(loading, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)

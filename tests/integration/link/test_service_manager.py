@@ -109,15 +109,20 @@ def test_the_watchdog_is_for_the_process_that_it_names(environment: dict[str, st
     assert ServiceManager.of(environment, pid=7).period_s == period_s
 
 
-@pytest.mark.parametrize("kind", ["hub", "spoke"])
-def test_a_unit_asks_for_what_the_node_does(kind: str) -> None:
+UNIT_COMMANDS = {"hubspoke-hub": ("hub", ["serve"]), "hubspoke-spoke": ("spoke", ["serve"]),
+                 "hubspoke-worker@": ("spoke", ["worker", "%i"])}  # fmt: skip
+
+
+@pytest.mark.parametrize("unit_name", UNIT_COMMANDS)
+def test_a_unit_asks_for_what_the_node_does(unit_name: str) -> None:
+    kind, command = UNIT_COMMANDS[unit_name]
     unit = configparser.RawConfigParser(strict=True, delimiters=("=",))
     unit.optionxform = str  # type: ignore[assignment,method-assign]  # names as they are: the documented way
-    unit.read_string((UNITS / f"hubspoke-{kind}.service").read_text())
+    unit.read_string((UNITS / f"{unit_name}.service").read_text())
     service = unit["Service"]
     program, *arguments = shlex.split(service["ExecStart"])
     assert Path(program).name == kind
-    assert arguments == ["--dir", f"/var/lib/{service['StateDirectory']}", "serve"]
+    assert arguments == ["--dir", f"/var/lib/{service.get('StateDirectory', kind)}", *command]
     done = subprocess.run([PROGRAMS[kind], *arguments, "--help"], capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert (service["Type"], service["NotifyAccess"], service["Restart"]) == ("notify", "main", "always")

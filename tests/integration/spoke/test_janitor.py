@@ -53,9 +53,10 @@ class Place:
     supervisor: Supervisor
     source: Path
     clock: LaterClock = field(default_factory=LaterClock)
-    occupancy: Occupancy = field(default_factory=Occupancy)
 
     def __post_init__(self) -> None:
+        self.directory.mkdir(exist_ok=True)
+        self.occupancy = Occupancy(self.directory)
         self.runs = Runs(self.directory / "runs")
         self.workspaces = Workspaces(self.directory / "workspaces", git=Git(os.environ), timeout_s=20)
 

@@ -1,0 +1,195 @@
+"""Several worker processes on one spoke's queue and directory: whichever dies or stands still, another goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.conftest import kill_valkey
+from tests.integration.spoke.repositories import make_repository
+from tests.peer import HubPeer
+from tests.spoke_node import Go, SpokeNode, eventually, tables
+from tests.worker_process import WorkerProcess
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+TAKEN_OVER_S = 60
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return make_repository(tmp_path / "repository")
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[SpokeNode]:
+    """A spoke that starts no agents itself."""
+    options = ["--no-worker"]
+    async with SpokeNode(tmp_path, toml=tables(limits={"agents": 8}), options=options) as running:
+        yield running
+
+
+@pytest.fixture
+def hub(node: SpokeNode) -> HubPeer:
+    hub = HubPeer()
+    hub.register(node)
+    return hub
+
+
+async def send(
+    node: SpokeNode, hub: HubPeer, repository: Path, *items: str, count: int = 1, attempts: int = 1
+) -> list[str]:
+    """Spawn agents that do these things; returns their ids."""
+    spawns = [hub.spawn(repository, *items, maxAttempts=attempts) for _ in range(count)]
+    results = await hub.send(node, *spawns)
+    return [result["agent"]["agentId"] for result in results]
+
+
+async def ended(node: SpokeNode, agent_id: str) -> dict[str, Any]:
+    """Wait until it has ended, also when a lease has to run out before."""
+    seen: dict[str, Any] = {}
+
+    async def has_ended() -> bool:
+        nonlocal seen
+        seen = await node.agent(agent_id)
+        return seen.get("status") in {"completed", "failed", "killed"}
+
+    await eventually(has_ended, f"{agent_id} ends", TAKEN_OVER_S)
+    return seen
+
+
+def agents_in(log: list[dict[str, Any]]) -> set[str]:
+    return {line["agent_id"] for line in log}
+
+
+async def test_they_share_what_waits_and_each_agent_is_started_once(
+    node: SpokeNode, hub: HubPeer, repository: Path
+) -> None:
+    agents = await send(node, hub, repository, "commit made.txt", count=24)
+    assert {(await node.agent(agent))["status"] for agent in agents} == {"queued"}, "the node itself starts none"
+    async with WorkerProcess(node, "a") as first, WorkerProcess(node, "b") as second:
+        found = [await ended(node, agent) for agent in agents]
+        assert [each["status"] for each in found] == ["completed"] * len(agents)
+        assert all(len(each["result"]["commits"]) == 1 for each in found)
+        by_first, by_second = agents_in(first.log_lines("agent.started")), agents_in(second.log_lines("agent.started"))
+        assert by_first
+        assert by_second
+        assert not by_first & by_second
+    assert sorted(start["agentId"] for start in node.executions()) == sorted(agents)
+
+
+@pytest.mark.fault(8)
+async def test_one_that_is_killed_leaves_its_agents_running_and_another_sees_them_to_their_end(
+    node: SpokeNode, hub: HubPeer, repository: Path, tmp_path: Path
+) -> None:
+    go = Go(tmp_path / "go")
+    async with WorkerProcess(node, "a") as first, WorkerProcess(node, "b") as second:
+        agents = await send(node, hub, repository, f"wait {go}", "commit made.txt", count=6)
+        for agent in agents:
+            await node.started(agent)
+        mine = agents_in(first.log_lines("agent.started"))
+        assert mine
+        await first.end(signal.SIGKILL)
+        go.now()
+        found = [await ended(node, agent) for agent in agents]
+        assert mine <= agents_in(second.log_lines("agent.adopted"))
+    assert {(each["status"], each["attempt"], len(each["result"]["commits"])) for each in found} == {
+        ("completed", 1, 1)
+    }
+    assert len(node.executions()) == len(agents)
+
+
+@pytest.mark.fault(8)
+async def test_one_that_is_started_again_under_its_name_takes_its_agents_back_at_once(
+    node: SpokeNode, hub: HubPeer, repository: Path, tmp_path: Path
+) -> None:
+    go = Go(tmp_path / "go")
+    async with WorkerProcess(node, "a") as worker:
+        (agent,) = await send(node, hub, repository, f"wait {go}", "exit 0")
+        await node.started(agent)
+        await worker.end(signal.SIGKILL)
+        await asyncio.to_thread(worker.start)
+        await eventually(lambda: agent in agents_in(worker.log_lines("agent.adopted")), "it has its agent back", 10)
+        go.now()
+        assert (await ended(node, agent))["status"] == "completed"
+
+
+@pytest.mark.fault(8)
+async def test_the_node_and_its_store_may_come_and_go_meanwhile(
+    node: SpokeNode, hub: HubPeer, repository: Path, tmp_path: Path
+) -> None:
+    go = Go(tmp_path / "go")
+    async with WorkerProcess(node, "a"):
+        (agent,) = await send(node, hub, repository, f"wait {go}", "exit 0")
+        await node.started(agent)
+        await node.kill9()
+        await node.restart()
+        await kill_valkey(node)
+        go.now()
+        found = await ended(node, agent)
+        assert (found["status"], found["attempt"]) == ("completed", 1)
+        (another,) = await send(node, hub, repository, "exit 0")
+        assert (await ended(node, another))["status"] == "completed"
+
+
+@pytest.mark.fault(22)
+async def test_one_that_stands_still_amid_a_start_is_not_worked_beside(
+    node: SpokeNode, hub: HubPeer, repository: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(WorkerProcess(node, "a"))
+        (warm,) = await send(node, hub, repository, "exit 0")
+        await ended(node, warm)
+        (lock,) = (node.directory / "workspaces").rglob("*.lock")
+        with lock.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # so the next start waits for the mirror
+            (agent,) = await send(node, hub, repository, "commit made.txt", attempts=2)
+            await node.until(agent, "spawning")
+            first.send(signal.SIGSTOP)
+            second = await stack.enter_async_context(WorkerProcess(node, "b"))
+            await eventually(
+                lambda: agent in agents_in(second.log_lines("agent.awaits_its_former_worker")),
+                "the other one has its lease and waits",
+                TAKEN_OVER_S,
+            )
+        assert node.executions(agent) == []
+        first.send(signal.SIGCONT)
+        found = await ended(node, agent)
+        assert agent in agents_in(first.log_lines("agent.lease_lost"))
+    assert (found["status"], found["attempt"]) == ("completed", 2), found
+    assert len(node.executions(agent)) == 1
+
+
+async def test_a_stop_gives_back_what_was_not_started(node: SpokeNode, hub: HubPeer, repository: Path) -> None:
+    async with WorkerProcess(node, "a") as worker:
+        (warm,) = await send(node, hub, repository, "exit 0")
+        await ended(node, warm)
+        (lock,) = (node.directory / "workspaces").rglob("*.lock")
+        with lock.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            (agent,) = await send(node, hub, repository, "exit 0")
+            await node.until(agent, "spawning")
+            assert await worker.end() == 0
+        assert (await node.agent(agent))["status"] == "queued"
+    async with WorkerProcess(node, "a"):
+        found = await ended(node, agent)
+    assert (found["status"], found["attempt"]) == ("completed", 1)
+
+
+async def test_a_name_is_taken_once_and_must_be_one(node: SpokeNode) -> None:
+    async with WorkerProcess(node, "a"):
+        refused = await node.spoke("worker", "a")
+        assert refused.returncode != 0
+        assert "already_running" in refused.stderr
+        assert "a worker-a is running" in refused.stderr
+    for name in ("../x", "", "A"):
+        refused = await node.spoke("worker", name)
+        assert refused.returncode != 0
+        assert "Traceback" not in refused.stderr
+        assert not list(node.directory.glob("worker-[!a]*"))
