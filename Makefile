@@ -12,7 +12,7 @@ PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast test-sandbox test-agents test-api test-browser fuzz mutation lint format bench bench-crowd bench-logs bench-starts chaos lock ci clean
+.PHONY: help install dev demo test test-fast test-sandbox test-agents test-api test-browser test-deploy fuzz mutation lint format bench bench-crowd bench-logs bench-starts chaos lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -71,7 +71,7 @@ demo: install ## a hub and a spoke on this machine, one agent, from invite to re
 
 # Tests wait more than they work, so three processes suit two cores. What failed beside the others gets one more run by
 # itself, and stands in the log of both: a machine that was busy is no finding, a test that fails alone is.
-QUICK := not sandbox and not agents and not api and not browser and not fuzz
+QUICK := not sandbox and not agents and not api and not browser and not deploy and not fuzz
 test: dev ## every test, with coverage: all of common/, 95 % of everything
 	@rm -rf build/coverage && mkdir -p build/coverage
 	$(COVERAGE) run -m pytest -m '$(QUICK)' --numprocesses $(WORKERS) $(PYTEST_ARGS) || { \
@@ -122,6 +122,12 @@ build/browser/.installed: Makefile | $(VENV)/.installed-dev
 test-browser: $(VENV)/.installed-browser build/browser/.installed ## the page on the hub, driven in a real Chromium
 	@command -v chromium >/dev/null || { apt-get update --quiet && apt-get install --yes --no-install-recommends chromium; }
 	$(BIN)/python -m pytest tests/browser -m browser $(PYTEST_ARGS)
+
+# Programs of an operator's machine, from Debian where one is missing (as root).
+test-deploy: dev ## with the programs of an operator's machine: a server's own TLS, logrotate
+	@for program in redis-server logrotate; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	  test -z "$$missing" || { apt-get update --quiet && apt-get install --yes --no-install-recommends $$missing; }
+	$(BIN)/python -m pytest tests -m deploy $(PYTEST_ARGS)
 
 $(VENV)/.installed-fuzz: requirements/fuzz.lock $(VENV)/.installed-dev
 	$(PIP) install --require-hashes -r requirements/fuzz.lock
