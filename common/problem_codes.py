@@ -192,6 +192,10 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "valkey_locked": Code("Another Valkey runs in this directory.", "Stop it first."),
         "valkey_url": Code("The URL of Valkey cannot be used.", "Mend `[valkey] url`."),
         "valkey_open": Code("The Valkey is open to everybody.", "Give it a password, or a socket of its own."),
+        "valkey_rights": Code(
+            "The user of the Valkey may not do all that the node needs.",
+            "Add the rights that `detail` names by ACL SETUSER; docs/operations.md has the whole rule.",
+        ),
         "valkey_not_durable": Code(
             "The Valkey may lose what it acknowledged.", "Configure it as `detail` says, or see `allow_data_loss`."
         ),

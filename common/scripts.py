@@ -66,5 +66,10 @@ class ScriptSet:
         except KeyError as error:
             raise self._missing(f"no script {name}{_SUFFIX}") from error
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The text of every script."""
+        return tuple(script.source for script in self._scripts.values())
+
     def _missing(self, what: str) -> LocalError:
         return LocalError(f"{what} in {self._place}: install hubspoke again", code="scripts_missing")

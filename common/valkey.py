@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,11 +33,14 @@ CALL_TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 5.0
 MAX_CONNECTIONS: Final = 64
 _URL_OPTIONS: Final = frozenset({"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
+_SCHEMES: Final = {"valkey": "redis", "valkeys": "rediss"}
+"""Valkey's own names of what redis-py knows under the older ones."""
+_NAMED_USER: Final = re.compile(r"User \S+ has")
 _DURABLE: Final = {"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "always"}
 
 
 def connect(where: str | Path) -> Redis:
-    """Return a client of a URL (`redis://`, `rediss://`, `unix://`) or of an embedded server's directory.
+    """Return a client of a URL (`valkey://`, `valkeys://`, `unix://`, …) or of an embedded server's directory.
 
     Every call ends within `CALL_TIMEOUT_S` and is sent at most once. Nothing is connected yet; close it with
     `aclose()` or use `async with`. Raises `LocalError`: `valkey_open` (attack row 60), `valkey_url`.
@@ -60,6 +65,7 @@ def _client(where: str | Path, answer_timeout_s: float | None) -> Redis:
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
         decode_responses=False,
+        driver_info=None,  # it would be told to the server, for which our user needed one more right
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
     return _Client.from_pool(pool)
@@ -88,6 +94,8 @@ def _embedded_target(directory: Path) -> dict[str, Any]:
 
 
 def _url_target(url: str) -> dict[str, Any]:
+    scheme, separator, rest = url.partition("://")
+    url = _SCHEMES.get(scheme, scheme) + separator + rest
     try:
         target = dict(parse_url(url))  # the parser of the library that connects: no second reading of the same URL
         parts = urlsplit(url)
@@ -96,7 +104,8 @@ def _url_target(url: str) -> dict[str, Any]:
             raise ValueError("no address")
     except ValueError as error:
         raise LocalError(
-            "the Valkey URL cannot be read: write redis://, rediss:// or unix:// and an address", code="valkey_url"
+            "the Valkey URL cannot be read: write valkeys://, valkey://, rediss://, redis:// or unix:// and an address",
+            code="valkey_url",
         ) from error
     if unknown := sorted(options - _URL_OPTIONS):
         raise LocalError(
@@ -105,7 +114,21 @@ def _url_target(url: str) -> dict[str, Any]:
             code="valkey_url",
         )
     _refuse_open(target)
+    _check_certificates(target)
     return target | {"connection_class": CONNECTION_CLASSES[parts.scheme]}
+
+
+def _check_certificates(target: dict[str, Any]) -> None:
+    """Read the files of the URL once: what is wrong with them is known now, and not at some later connection."""
+    given = ", ".join(str(target[name]) for name in sorted(_URL_OPTIONS - {"db"}) if name in target)
+    if not given:
+        return
+    try:
+        context = ssl.create_default_context(cafile=target.get("ssl_ca_certs"))
+        if certificate := target.get("ssl_certfile"):
+            context.load_cert_chain(certificate, target.get("ssl_keyfile"))
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        raise LocalError(f"the Valkey URL names files that cannot be used: {given}", code="valkey_url") from error
 
 
 def _refuse_open(target: dict[str, Any]) -> None:
@@ -114,7 +137,7 @@ def _refuse_open(target: dict[str, Any]) -> None:
         return
     raise LocalError(
         f"Valkey at {host} has no password and everyone on its network could write commands: "
-        "set requirepass there and put the password into the URL (rediss://:PASSWORD@HOST)",
+        "set requirepass there and put the password into the URL (valkeys://USER:PASSWORD@HOST)",
         code="valkey_open",
     )
 
@@ -128,6 +151,14 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def travels_in_the_clear(url: str) -> bool:
+    """Whether what is said to that server leaves this machine without TLS; raises as `connect` does."""
+    target = _url_target(url)
+    return target["connection_class"] is CONNECTION_CLASSES["redis"] and not _is_loopback(
+        target.get("host", "localhost")
+    )
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn redis-py's exceptions inside the block into `Unavailable`, except those about our own arguments."""
@@ -136,7 +167,8 @@ def translated() -> Iterator[None]:
     except DataError:
         raise
     except RedisError as error:
-        first_line = (str(error).splitlines() or [""])[0][:200]
+        # Valkey says who has no permission for what; the name of our user is nobody's business.
+        first_line = _NAMED_USER.sub("this user has", (str(error).splitlines() or [""])[0])[:200]
         raise Unavailable(f"Valkey is not available ({type(error).__name__}: {first_line}); try again later") from error
 
 

@@ -40,7 +40,8 @@ from common.service_manager import ServiceManager
 from common.serving import serving
 from common.store_guard import MarkFile, StoreGuard, Watched
 from common.store_mark import KnownStore
-from common.valkey import check_durability, connect, connect_blocking
+from common.valkey import connect, connect_blocking
+from common.valkey_rights import check_server
 from hub.agents import Agents
 from hub.api.agents import AgentsApi
 from hub.api.events import EventsApi
@@ -73,6 +74,7 @@ from hub.queries import Queries
 from hub.reconciling import Reconciling
 from hub.requests import measured
 from hub.retention import Bounds, Retention
+from hub.rights import rights_of
 from hub.scraping import Scraping
 from hub.sender import Sender
 from hub.spawning import Spawning
@@ -104,7 +106,7 @@ async def open_valkey(hub: Hub) -> AsyncIterator[_Valkey]:
         server = await stack.enter_async_context(EmbeddedValkey(hub.directory.valkey)) if embedded else None
         client = await stack.enter_async_context(connect(target))
         blocking = await stack.enter_async_context(connect_blocking(target))
-        for shortfall in await check_durability(client, section.allow_data_loss):
+        for shortfall in await check_server(client, rights_of(hub.me.instance), section.allow_data_loss):
             _log.warning("valkey.may_lose_data", reason=shortfall)
         yield _Valkey(client, blocking, server)
 

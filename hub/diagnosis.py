@@ -12,7 +12,6 @@ from aiohttp import ClientSession
 from common.clock import SystemClock
 from common.configuration import EMBEDDED
 from common.directory import announced_url
-from common.embedded_valkey import find_binary
 from common.envelope import ANYONE, EnvelopeType
 from common.errors import HubspokeError
 from common.introduction import introduce
@@ -22,9 +21,11 @@ from common.peer_url import check_peer_url, is_loopback
 from common.peers import Peer
 from common.post import fetch, open_session
 from common.store_guard import MarkFile
-from common.valkey import check_durability, connect
+from common.valkey import connect
+from common.valkey_report import report_valkey
 from hub.keyspace import Keyspace
 from hub.node import Hub, open_stores
+from hub.rights import rights_of
 from hub.settings import HubDirectory, load
 from hub.webhook_progress import ProgressStore
 
@@ -99,12 +100,10 @@ async def _checked(check: str, look: Callable[[], Awaitable[str]]) -> Finding:
 
 
 async def _check_valkey(hub: Hub) -> str:
-    section = hub.settings.valkey
-    if section.url == EMBEDDED and announced_url(hub.directory.path) is None:
-        return f"embedded, started by hub serve; the node does not run now ({find_binary().name} is there)"
-    async with connect(hub.directory.valkey_target(section)) as client:
-        shortfalls = await check_durability(client, section.allow_data_loss)
-    return f"may lose data, which was allowed: {'; '.join(shortfalls)}" if shortfalls else "keeps what it acknowledges"
+    report = await report_valkey(hub.directory, hub.settings.valkey, rights_of(hub.me.instance), "hub serve")
+    if report.exposed:
+        raise HubspokeError(f"{report.detail}: write valkeys:// in [valkey] url", code="valkey_url")
+    return report.detail
 
 
 async def _check_store(hub: Hub) -> str:

@@ -44,7 +44,8 @@ from common.serving import serving
 from common.store_guard import MarkFile, StoreGuard, Watched
 from common.store_metrics import StoreMetrics
 from common.trust_store import TrustStore
-from common.valkey import check_durability, connect, connect_blocking
+from common.valkey import connect, connect_blocking
+from common.valkey_rights import check_server
 from spoke.agent_parts import WorkerRole, agent_parts
 from spoke.agent_view import AgentView
 from spoke.dialer import Dialer, Greeter
@@ -62,6 +63,7 @@ from spoke.operator_api import OperatorApi
 from spoke.petition import Petition
 from spoke.queue import Queue
 from spoke.requeue import Requeuer
+from spoke.rights import rights_of
 from spoke.rotating import Rotating
 from spoke.router import Router, Rules
 from spoke.salvage import Salvage
@@ -87,7 +89,7 @@ async def _valkey(spoke: Spoke) -> AsyncIterator[tuple[Redis, Redis, EmbeddedVal
             await stack.enter_async_context(server)
         client = await stack.enter_async_context(connect(target))
         listener = await stack.enter_async_context(connect_blocking(target))
-        for shortfall in await check_durability(client, section.allow_data_loss):
+        for shortfall in await check_server(client, rights_of(spoke.me.instance), section.allow_data_loss):
             _log.warning("valkey.may_lose_data", reason=shortfall)
         yield client, listener, server
 

@@ -21,9 +21,7 @@ from aiohttp import ClientSession
 from common.agent_state import AGENT_TYPES, AgentType
 from common.clock import SystemClock
 from common.command_line import Unreachable
-from common.configuration import EMBEDDED
 from common.directory import announced_url
-from common.embedded_valkey import find_binary
 from common.envelope import ANYONE, EnvelopeType
 from common.errors import HubspokeError, LocalError
 from common.introduction import introduce
@@ -32,12 +30,13 @@ from common.peer_url import check_peer_url
 from common.peers import Peer
 from common.post import fetch, open_session
 from common.store_guard import MarkFile
-from common.valkey import check_durability, connect
+from common.valkey_report import report_valkey
 from spoke.app import Spoke
 from spoke.client import LocalClient
 from spoke.git import Git
 from spoke.profiles import AgentConfig, Profile, Shelf
 from spoke.prompts import Prompts
+from spoke.rights import rights_of
 from spoke.sandbox import find_program, probe
 from spoke.settings import SpokeDirectory, load
 
@@ -123,14 +122,10 @@ async def _check_node(spoke: Spoke) -> Finding:
 
 
 async def _check_valkey(spoke: Spoke) -> Finding:
-    section = spoke.settings.valkey
-    if section.url == EMBEDDED and announced_url(spoke.directory.path) is None:
-        return Finding("valkey", "ok", f"embedded, started by spoke serve ({find_binary().name} is there)")
-    async with connect(spoke.directory.valkey_target(section)) as client:
-        shortfalls = await check_durability(client, section.allow_data_loss)
-    if shortfalls:
-        return Finding("valkey", "warn", "may lose what it acknowledged, which was allowed", "; ".join(shortfalls))
-    return Finding("valkey", "ok", "keeps what it acknowledges")
+    report = await report_valkey(spoke.directory, spoke.settings.valkey, rights_of(spoke.me.instance), "spoke serve")
+    if report.exposed:
+        return Finding("valkey", "warn", report.detail, "write valkeys:// in [valkey] url")
+    return Finding("valkey", "warn" if report.shortfalls else "ok", report.detail)
 
 
 async def _check_store(spoke: Spoke) -> Finding:

@@ -48,6 +48,7 @@ from spoke.queue_terms import (
     SpawnStep,
     Step,
     StepRefused,
+    prefix_of,
 )
 
 LEASE_MS: Final = 15_000
@@ -71,8 +72,7 @@ class Queue:
         self._client = client
         self.store = store or KnownStore(bounds.skew_s)
         """What is known of the store; without a guard that knows better it is one that nobody ever marked."""
-        self.prefix = f"{prefix}hs:{{{instance}}}:"
-        """What every key begins with."""
+        self.prefix = prefix + prefix_of(instance)
         self._bounds = bounds
         self._scripts = ScriptSet("spoke")
 

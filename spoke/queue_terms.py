@@ -15,6 +15,11 @@ from spoke.policy import Policy
 _DAY_MS: Final = 24 * 3600 * 1000
 
 
+def prefix_of(instance: str) -> str:
+    """Return what every key and channel of a spoke begins with; the hash tag keeps every script on one node."""
+    return f"hs:{{{instance}}}:"
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """The spoke's own limits: agents at once, agents queued, how long ended ones are kept."""
