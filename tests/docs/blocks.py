@@ -8,6 +8,7 @@ A block that fits none of them fails `test_every_block.py`: it would be words th
     toml FILE… [edit]   read by the settings of that file; with `edit` also written into it between the page's commands
     http                a request and its answer, or what the hub sends: compared with a live hub
     json NAME           a document of the hub's API, read by the type of `hub.answers` of that name
+    acl                 the rights of a node in Valkey, used as they stand
     python              run against a live hub
     json, text          with a marker (`<!-- … -->`) before it: an example of the wire, read or recomputed by the codec
     mermaid             a diagram on a page that is generated as a whole and compared with what it is generated from
@@ -41,6 +42,7 @@ CHECKED_BY: Final[Mapping[str, str]] = {
     "python": "test_client.py",
     "wire": "test_protocol.py",
     "handshake": "test_protocol.py",
+    "acl": "../integration/link/test_valkey_rights.py",
     "generated": "../unit/common/test_agent_state.py",
 }
 

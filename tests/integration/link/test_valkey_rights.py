@@ -19,6 +19,7 @@ from common.valkey_rights import Rights, check_server
 from hub.rights import rights_of as hub_rights
 from spoke.rights import rights_of as spoke_rights
 from tests.certificates import Authority
+from tests.docs.blocks import of_kind
 from tests.integration.hub.hub_node import HubNode
 from tests.integration.hub.receiver import Receiver
 from tests.integration.link.pair import Pair, join
@@ -26,14 +27,13 @@ from tests.integration.spoke.repositories import make_repository
 from tests.spoke_node import SpokeNode, eventually, tables
 from tests.tls_valkey import PASSWORD, TlsValkey, command_lines
 
-PAGE: Final = Path(__file__).parents[3] / "docs" / "operations.md"
 NODES: Final = {"hub-eu": hub_rights("hub-eu"), "build-1": spoke_rights("build-1")}
 
 
 def documented() -> dict[str, str]:
     """Return the rules in the documentation by user, without the password."""
-    rules = re.findall(r"^user (\S+) on >PASSWORD (.+)$", PAGE.read_text(), re.MULTILINE)
-    return dict(rules)
+    (block,) = of_kind("acl")
+    return dict(re.findall(r"^user (\S+) on >PASSWORD (.+)$", block.text, re.MULTILINE))
 
 
 def in_scripts(node: str) -> frozenset[str]:
