@@ -12,7 +12,7 @@ PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast test-sandbox test-agents test-api test-browser fuzz mutation lint format bench bench-crowd bench-logs bench-starts chaos lock ci clean
+.PHONY: help install dev demo test test-fast test-sandbox test-agents test-api test-browser fuzz mutation lint format bench bench-crowd bench-logs bench-scale bench-starts chaos lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -162,6 +162,9 @@ bench-crowd: dev ## a thousand spokes on links: memory, a spawn to each, all com
 
 bench-starts: dev ## from a start to an agent's first instruction, and a workspace, beside bare exec and git
 	$(BIN)/python -m tests.bench.starts
+
+bench-scale: dev ## page, API and command line of a hub with 100,000 agents, beside one with 1,000
+	$(BIN)/python -m tests.bench.scale
 
 bench-logs: dev ## great logs: memory of every part, speed of writing and reading: make bench-logs GIB=5
 	$(BIN)/python -m tests.bench.logs --gib $(GIB)
