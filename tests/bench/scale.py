@@ -135,11 +135,12 @@ def _at(path: str, subject: Subject) -> str:
     return path.format(agent=subject.agent_id, deep=subject.deep, task=task, dead=DEAD)
 
 
-_LIST: Final = "/api/v1/agents?limit=50"
+_LIST: Final = "/api/v1/agents?limit=10"
+"""As many as even the rarest filter finds among a thousand, so that both hubs answer with as much."""
 REQUESTS: Final[Mapping[str, Act]] = {
     "page /": page("/"),
     "page /agents": page("/agents"),
-    "page /agents?status=failed": page("/agents?status=failed"),
+    "page /agents?status=completed": page("/agents?status=completed"),
     "page /agents, the oldest": page("/agents?cursor={deep}"),
     "page /agents/ID": page("/agents/{agent}"),
     "page /spokes/spoke-0": page("/spokes/spoke-0"),
