@@ -124,6 +124,6 @@ class AgentStatus(TolerantModel):
         """Whether nothing can follow any more."""
         return self.status in TERMINAL
 
-    def to_wire(self) -> dict[str, Any]:
-        """Return the JSON object of the protocol, camelCase, every member present."""
-        return self.model_dump(by_alias=True, mode="json")
+    def to_json(self) -> bytes:
+        """Return the JSON of the protocol, camelCase, every member present."""
+        return self.model_dump_json(by_alias=True).encode()

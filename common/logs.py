@@ -20,6 +20,8 @@ def escape(text: str) -> str:
 
 
 def _escape_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if all(value.isprintable() for value in event.values() if isinstance(value, str)):
+        return event
     return {key: _escape_value(key, value) for key, value in event.items()}
 
 

@@ -322,7 +322,7 @@ def _arguments(settlement: Settlement) -> list[Argument]:
         return [*head, 0, told, "" if killed is None else killed, "", "", 0, ""]
     if agent is None:
         return [*head, 0, "", "", "", "", 0, ""]
-    status = strict_json.encode(agent.to_wire())
+    status = agent.to_json()
     has_result = int(agent.result is not None)
     return [
         *head, agent.seq, agent.status, agent.task_id, agent.agent_type, status, has_result, agent.reason or "",

@@ -27,6 +27,7 @@ from common.exchange import Exchange
 from common.http import problems, refusals_counted
 from common.inbox import Inbox
 from common.links import Carrier, Links
+from common.memory import settle
 from common.openapi import serve_openapi
 from common.own_keys import OwnKeys
 from common.post import PostTransport, open_session
@@ -175,7 +176,7 @@ class Parts:
         rotation_intake = RotationIntake(me.instance, rotations, clock, hub.settings.node.overlap_s)
         intake = Intake(me, inbox, agents, exchange, clock, metrics, rotation_intake, audit, self.sender.heard)
         self.announcer = Announcer(hub.key_files, own_keys, rotations, exchange, trust.current, clock)
-        joining = Joining(me, own_keys, trust, agents, exchange, clock, self.sender.heard)
+        joining = Joining(me, own_keys, trust, agents, exchange, clock, self.sender.hurry)
         self.reconciling = Reconciling(trust, agents, outbox, exchange, self.sender, clock)
         greeter = Greeter(own_keys, inbox, exchange, clock)
         links = LinkRoutes(greeter, self.links, intake, agents, trust, metrics, self._link_opened)
@@ -185,7 +186,7 @@ class Parts:
         behind = Behind(
             me.instance,
             AgentsApi(agents, spawning, Queries(exchange, agents, clock), trust, audit),
-            PeersApi(trust, agents, inviting, self.sender.heard, self._own_url, self.links),
+            PeersApi(trust, agents, inviting, self.sender.hurry, self._own_url, self.links),
             FreezingApi(Freezing(trust, outbox, self.sender, clock), agents, audit),
             agents,
             self.feed,
@@ -220,7 +221,7 @@ class Parts:
         self.app.on_shutdown.append(self._stop_watchers)
 
     def _link_opened(self, tenant: str) -> None:
-        self.sender.heard(tenant)
+        self.sender.hurry(tenant)
         self.reconciling.heard(tenant)
 
     async def store_lost(self) -> None:
@@ -286,6 +287,7 @@ async def serve(hub: Hub, ready: Callable[[str], None]) -> None:
         parts.url = parts.url or url
         stack.enter_context(announced(hub.directory.path, url))
         _log.info("node.ready", node=hub.me.instance, url=url)
+        settle()
         ready(url)
         await _work(parts, stores.audit, guard, valkey.server, stop)
         _log.info("node.stopping", node=hub.me.instance)

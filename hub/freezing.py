@@ -41,7 +41,7 @@ class Freezing:
         return await self._latch(instance, {"command": "thaw"})
 
     async def _latch(self, instance: str, members: dict[str, Any]) -> tuple[Peer, str]:
-        peer = active_spoke(self.trust, instance)
+        peer = active_spoke(self.trust.current(), instance)
         command_id = self.clock.new_id()
         model = Freeze if members["command"] == "freeze" else Thaw
         command = model.model_validate({"id": command_id, **members})

@@ -73,7 +73,7 @@ class Killing:
 
     def _refusal(self, record: AgentRecord) -> HubspokeError | None:
         try:
-            spoke_of_tenant(self.trust, record.spoke, record.tenant)
+            spoke_of_tenant(self.trust.current(), record.spoke, record.tenant)
         except HubspokeError as error:
             return error
         return None

@@ -94,9 +94,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What is to be sent to a spoke next, and when the next deferred command is due (ms, 0 when there is none)."""
+    """What is to be sent to a spoke next, how many more are ready, when the next deferred one is due (ms, 0: never)."""
 
     commands: tuple[Queued, ...]
+    left: int
     next_due_ms: int
 
 
@@ -144,12 +145,12 @@ class Outbox:
 
     async def take(self, tenant: str, now_ms: int, count: int = MAX_COMMANDS) -> Taken:
         """Return what fits the next envelope, in order, leaving it where it is."""
-        commands, following = await self._run("take", [now_ms, tenant, count, MAX_ITEMS_BYTES])
+        commands, left, following = await self._run("take", [now_ms, tenant, count, MAX_ITEMS_BYTES])
         queued = tuple(
             Queued(command_id.decode(), kind.decode(), agent_id.decode(), encoded, int(attempts))
             for command_id, kind, agent_id, encoded, attempts in commands
         )
-        return Taken(queued, int(float(following or 0)))
+        return Taken(queued, int(left), int(float(following or 0)))
 
     async def note_failure(
         self, tenant: str, commands: Sequence[Queued], error: dict[str, Any], failed: Failed

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from common.errors import PeerError
-from common.inbox import TrustSource
-from common.peers import Peer
+from common.peers import Peer, Trust
 
 _ADVICE: Final = {
     "pending": "approve it first: hub peer approve",
@@ -29,9 +28,9 @@ class ConnectionInactive(PeerError):
     http_status = 409
 
 
-def active_spoke(trust: TrustSource, instance: str) -> Peer:
+def active_spoke(trust: Trust, instance: str) -> Peer:
     """Return the spoke of that id; raises `NoSuchSpoke` or `ConnectionInactive`."""
-    peer = trust.current().find(instance)
+    peer = trust.find(instance)
     if peer is None or peer.kind != "spoke":
         raise NoSuchSpoke(f"there is no spoke {instance} here; see hub peer list")
     if peer.state != "active":
@@ -39,7 +38,7 @@ def active_spoke(trust: TrustSource, instance: str) -> Peer:
     return peer
 
 
-def spoke_of_tenant(trust: TrustSource, instance: str, tenant: str) -> Peer:
+def spoke_of_tenant(trust: Trust, instance: str, tenant: str) -> Peer:
     """Return the spoke if the connection is still the same; raises as `active_spoke` does."""
     peer = active_spoke(trust, instance)
     if peer.tenant != tenant:

@@ -72,7 +72,7 @@ class Placing:
 
     async def _fitting(self, batch: Batch) -> list[tuple[Peer, Contact]]:
         if batch.spoke is not None:
-            peers = [active_spoke(self.trust, batch.spoke)]
+            peers = [active_spoke(self.trust.current(), batch.spoke)]
         else:
             peers = [peer for peer in self.trust.current().peers() if (peer.kind, peer.state) == ("spoke", "active")]
         contacts = await self.agents.contacts([peer.tenant for peer in peers])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -86,9 +87,14 @@ class Sender:
             lane.work.set()
 
     def heard(self, tenant: str) -> None:
-        """Say that the spoke is there, or that the operator wants a try: the backoff is over."""
+        """Say that the spoke is there: what is held back for it goes now. Nothing is, where it has no lane."""
         if lane := self._lanes.get(tenant):
             lane.heard.set()
+            lane.work.set()
+
+    def hurry(self, tenant: str) -> None:
+        """Say that the spoke can be reached again, or that the operator wants a try: look what waits, send it now."""
+        self.heard(tenant)
         self.wake(tenant)
 
     async def run(self) -> None:
@@ -144,8 +150,9 @@ class Sender:
             await self._abandon(peer, taken.commands)
             return bool(taken.commands)
         if taken.commands:
-            await self._deliver(lane, peer, taken.commands)
-            return True
+            is_done = await self._deliver(lane, peer, taken.commands)
+            # What was enqueued since has set `work`: to look again would cost more than most envelopes do.
+            return not is_done or taken.left > 0 or taken.next_due_ms > 0 or lane.work.is_set()
         if not taken.next_due_ms:
             return lane.work.is_set()
         await _wait(lane.work, max(0.0, (taken.next_due_ms - self._clock.now_ms()) / 1000))
@@ -165,7 +172,8 @@ class Sender:
         await self._agents.record(peer, settlements, self._clock.now_ms())
         self._report(peer, commands, settlements, 0.0)
 
-    async def _deliver(self, lane: _Lane, peer: Peer, commands: Sequence[Queued]) -> None:
+    async def _deliver(self, lane: _Lane, peer: Peer, commands: Sequence[Queued]) -> bool:
+        """Send and record the answer; returns whether none of these is to be sent again."""
         lane.heard.clear()
         started = time.monotonic()
         try:
@@ -175,11 +183,12 @@ class Sender:
             settlements = settle(commands, reply, self._clock.now_ms(), self._jitter)
         except HubspokeError as error:
             await self._failed(lane, peer, commands, error, started)
-            return
+            return False
         await self._agents.record(peer, settlements, self._clock.now_ms())
         lane.failures = 0
         lane.limit = min(MAX_COMMANDS, lane.limit * 2)
         self._report(peer, commands, settlements, time.monotonic() - started)
+        return all(settlement.outcome != "retry" for settlement in settlements)
 
     def _report(
         self, peer: Peer, commands: Sequence[Queued], settlements: Sequence[Settlement], duration_s: float
@@ -191,17 +200,17 @@ class Sender:
         _log.info(
             "envelope.sent", peer=peer.instance, commands=len(commands), outcome="answered", duration_ms=duration_ms
         )
+        for outcome, count in Counter(settlement.outcome for settlement in settlements).items():
+            self._metrics.commands_settled.labels(outcome).inc(count)
+        log = _log.bind(peer=peer.instance, duration_ms=duration_ms)
         for command, settlement in zip(commands, settlements, strict=True):
-            self._metrics.commands_settled.labels(settlement.outcome).inc()
-            _log.info(
+            log.info(
                 f"command.{settlement.outcome}",
                 command_id=command.command_id,
                 agent_id=command.agent_id or None,
                 command=command.kind,
-                peer=peer.instance,
                 outcome=settlement.outcome,
                 reason=settlement.error["code"] if settlement.error else None,
-                duration_ms=duration_ms,
             )
 
     async def _failed(

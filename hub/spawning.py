@@ -6,6 +6,7 @@ The caller may choose the agent's id; the same id with the same content is the s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,7 @@ from common.commands import MAX_COMMANDS, Kill, SpawnFields, encode_content, enc
 from common.envelope import check_fits
 from common.errors import CommandRefused, HubspokeError
 from common.inbox import TrustSource
+from common.peers import Trust
 from common.repository import parse_repository
 from hub.agents import Agents, NoSuchAgent
 from hub.gathering import Gathering
@@ -54,6 +56,14 @@ def encode_kill(command_id: str, agent_id: str, grace_s: int, reason: str | None
     return strict_json.encode(kill.model_dump(by_alias=True, exclude_none=True))
 
 
+def _answer(new: NewAgent, enqueued: Enqueued) -> Spawned | HubspokeError:
+    if enqueued.outcome == "conflict":
+        return CommandRefused("conflict", f"agent {new.agent_id} exists with other content; choose another id")
+    if enqueued.outcome == "queue_full":
+        return QueueFull(f"too many commands wait for {new.spoke}; try again later", retry_after_s=_RETRY_AFTER_S)
+    return Spawned(new.agent_id, new.spoke, enqueued.shown)
+
+
 class Spawning:
     """Takes spawns and kills into the outbox and wakes the sender."""
 
@@ -66,37 +76,41 @@ class Spawning:
         self._sender = sender
         self._clock = clock
         self._metrics = metrics
-        self.enqueuing = Gathering(self._enqueue, MAX_COMMANDS)
-
-    async def _enqueue(self, agents: Sequence[NewAgent]) -> Sequence[Enqueued]:
-        return await self._outbox.enqueue(agents, self._clock.now_ms())
+        self.enqueuing = Gathering(self._take, MAX_COMMANDS)
 
     async def spawn(self, wishes: Sequence[Wish]) -> list[Spawned | HubspokeError]:
         """Return an agent or an error for each wish, in order; what is an agent is durable. Raises `Unavailable`."""
-        planned = [self._plan_or_error(wish) for wish in wishes]
+        return await self.enqueuing.submit(wishes)
+
+    async def _take(self, wishes: Sequence[Wish]) -> list[Spawned | HubspokeError]:
+        """Take what has gathered: one reading of the trust and one write, however many callers wait."""
+        trust, now_ms = self._trust.current(), self._clock.now_ms()
+        planned = [self._plan_or_error(wish, trust, now_ms) for wish in wishes]
         agents = [plan for plan in planned if isinstance(plan, NewAgent)]
-        enqueued = iter(await self.enqueuing.submit(agents))
-        answers = [self._answer(plan, next(enqueued)) if isinstance(plan, NewAgent) else plan for plan in planned]
+        enqueued = await self._outbox.enqueue(agents, now_ms) if agents else []
         for tenant in {agent.tenant for agent in agents}:
             self._sender.wake(tenant)
-        return answers
+        refused = [plan.code for plan in planned if isinstance(plan, HubspokeError)]
+        for outcome, count in Counter([*refused, *(each.outcome for each in enqueued)]).items():
+            self._metrics.commands_enqueued.labels(outcome).inc(count)
+        following = iter(enqueued)
+        return [_answer(plan, next(following)) if isinstance(plan, NewAgent) else plan for plan in planned]
 
-    def _plan_or_error(self, wish: Wish) -> NewAgent | HubspokeError:
+    def _plan_or_error(self, wish: Wish, trust: Trust, now_ms: int) -> NewAgent | HubspokeError:
         try:
-            return self._plan(wish)
+            return self._plan(wish, trust, now_ms)
         except HubspokeError as error:
-            self._metrics.commands_enqueued.labels(error.code).inc()
             return error
 
-    def _plan(self, wish: Wish) -> NewAgent:
-        peer = active_spoke(self._trust, wish.spoke)
+    def _plan(self, wish: Wish, trust: Trust, now_ms: int) -> NewAgent:
+        peer = active_spoke(trust, wish.spoke)
         parse_repository(wish.fields.context.repository)
         check_branch(wish.fields.context.branch)
         agent_id = wish.agent_id or self._clock.new_id()
         content = encode_content(wish.fields)
         command = encode_spawn(agent_id, content)
         check_fits(command)
-        deadline_ms = 0 if wish.deadline_s is None else self._clock.now_ms() + wish.deadline_s * 1000
+        deadline_ms = 0 if wish.deadline_s is None else now_ms + wish.deadline_s * 1000
         return NewAgent(
             agent_id=agent_id,
             spoke=peer.instance,
@@ -108,19 +122,11 @@ class Spawning:
             deadline_ms=deadline_ms,
         )
 
-    def _answer(self, new: NewAgent, enqueued: Enqueued) -> Spawned | HubspokeError:
-        self._metrics.commands_enqueued.labels(enqueued.outcome).inc()
-        if enqueued.outcome == "conflict":
-            return CommandRefused("conflict", f"agent {new.agent_id} exists with other content; choose another id")
-        if enqueued.outcome == "queue_full":
-            return QueueFull(f"too many commands wait for {new.spoke}; try again later", retry_after_s=_RETRY_AFTER_S)
-        return Spawned(new.agent_id, new.spoke, enqueued.shown)
-
     async def kill(self, agent_id: str, grace_s: int, reason: str | None) -> EnqueuedKill:
         """Take a kill; raises `NoSuchAgent`, `ConnectionInactive`, `Unavailable`."""
         record = await self._agents.find(agent_id)
         command_id = self._clock.new_id()
-        spoke_of_tenant(self._trust, record.spoke, record.tenant)
+        spoke_of_tenant(self._trust.current(), record.spoke, record.tenant)
         new = NewKill(agent_id, command_id, encode_kill(command_id, agent_id, grace_s, reason))
         (enqueued,) = await self._outbox.enqueue_kills([new])
         if enqueued.outcome == "not_found":

@@ -143,7 +143,11 @@ class AgentRecord:
         }
 
 
+def read_place(place: Sequence[Any]) -> Place | None:
+    """Read `[position, reason]`, or nothing."""
+    return Place(int(place[0]), place[1].decode()) if place else None
+
+
 def read_record(flat: Sequence[bytes], place: Sequence[Any] = ()) -> AgentRecord:
     """Read the answer of `describe` in the scripts: fields, and `[position, reason]` or nothing."""
-    stands = Place(int(place[0]), place[1].decode()) if place else None
-    return AgentRecord(decode_fields(flat), stands)
+    return AgentRecord(decode_fields(flat), read_place(place))

@@ -32,6 +32,7 @@ from common.ids import uuid7_time_ms
 from common.inbox import Inbox
 from common.introduction import identity_claim
 from common.links import Carrier, Links
+from common.memory import settle
 from common.openapi import serve_openapi
 from common.own_keys import OwnKeys
 from common.peers import LOCAL_TENANT, Peer
@@ -263,6 +264,7 @@ async def serve(spoke: Spoke, ready: Callable[[str], None]) -> None:
         url = await stack.enter_async_context(serving(parts.app, spoke.settings, spoke.directory.path))
         stack.enter_context(announced(spoke.directory.path, url))
         _log.info("node.ready", node=spoke.me.instance, url=url)
+        settle()
         ready(url)
         await _work(parts, audit, listener, server, stop)
         _log.info("node.stopping", node=spoke.me.instance)

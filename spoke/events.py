@@ -19,7 +19,7 @@ from common.errors import HubspokeError, Unavailable
 from common.exchange import Exchange
 from common.peers import Peer, Trust
 from spoke.agent_record import TamperedRecord
-from spoke.queue import Queue
+from spoke.queue import EVENTS_AT_ONCE, Queue
 from spoke.queue_terms import PendingEvent
 
 _log: Final = structlog.get_logger("events")
@@ -91,7 +91,8 @@ class Courier:
             await _wait_for(wake, _POLL_S)
 
     async def _send_all(self, tenant: str, instance: str) -> None:
-        while events := await self._queue.pending_events(tenant):
+        may_be_more = True
+        while may_be_more and (events := await self._queue.pending_events(tenant)):
             peer = self._trust().find(instance)
             if peer is None or peer.tenant != tenant or peer.state != "active":
                 return
@@ -102,6 +103,8 @@ class Courier:
                 continue
             first = next(batches(text for text in encoded if text is not None))
             await self._send(peer, events[: len(first)], first)
+            # Of what came since, the wake tells: to look again would cost as much as to send.
+            may_be_more = len(first) < len(events) or len(events) == EVENTS_AT_ONCE
 
     async def _send(self, peer: Peer, events: Sequence[PendingEvent], encoded: Sequence[bytes]) -> None:
         reply = await self._exchange.send(peer, EnvelopeType.EVENT, Items("events", encoded))

@@ -53,7 +53,7 @@ from spoke.queue_terms import (
 LEASE_MS: Final = 15_000
 TOMBSTONE_MS: Final = 24 * 3600 * 1000
 _MIB: Final = 1024 * 1024
-_EVENTS_AT_ONCE: Final = 1000
+EVENTS_AT_ONCE: Final = 1000
 _SWEPT_AT_ONCE: Final = 500
 _LISTEN_PAUSE_S: Final = 0.5
 _CHANNELS: Final = ("wake", "kills", "changes")
@@ -306,12 +306,15 @@ class Queue:
     async def pending_events(self, tenant: str) -> list[PendingEvent]:
         """Return the oldest transitions that the tenant's peer has not acknowledged, at most 1000."""
         with translated():
-            entries: Any = await self._client.xrange(f"{self.prefix}events:{tenant}", count=_EVENTS_AT_ONCE)
-        return [PendingEvent(entry, AgentRecord(decode_hash(fields))) for entry, fields in entries]
+            entries: Any = await self._client.xrange(f"{self.prefix}events:{tenant}", count=EVENTS_AT_ONCE)
+        return [
+            PendingEvent(entry, AgentRecord(decode_hash(fields)), sum(map(len, (*fields.keys(), *fields.values()))))
+            for entry, fields in entries
+        ]
 
     async def acknowledge(self, tenant: str, events: Iterable[PendingEvent]) -> None:
         """Forget transitions that the peer has."""
-        entries = [event.entry for event in events]
+        entries = [item for event in events for item in (event.entry, event.size)]
         if entries:
             await self._run("acknowledge", tenant, *entries)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from common.commands import content_hash, resume_hash
-from spoke.agent_record import AgentRecord, AgentRef, decode_fields, read_record
+from spoke.agent_record import AgentRecord, AgentRef, decode_fields, read_place, read_record
 from spoke.policy import Policy, grant
 from spoke.queue_terms import (
     Asked,
@@ -77,7 +77,7 @@ def new_record(sender: Sender, step: SpawnStep, queued_at: bytes, place: Sequenc
         "max_attempts": str(granted.max_attempts),
         "queued_at": queued_at.decode(),
     }
-    return AgentRecord(fields, read_record([], place).place)
+    return AgentRecord(fields, read_place(place))
 
 
 def held_arguments(claim: Claim) -> tuple[str, str, str]:

@@ -173,7 +173,8 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class PendingEvent:
-    """A transition that its peer has not acknowledged."""
+    """A transition that its peer has not acknowledged, and how many bytes of text are kept for it."""
 
     entry: bytes
     record: AgentRecord
+    size: int

@@ -311,20 +311,20 @@ def _withheld(planned: Planned) -> Planned:
 def _record(peer: Peer, jti: str, planned: Sequence[Planned], results: Sequence[dict[str, Any]], took_s: float) -> None:
     """Write the canonical line of the envelope, and one for each command that changes something or was refused."""
     outcomes: Counter[str] = Counter()
+    log = _log.bind(peer=peer.instance)
     for each, result in zip(planned, results, strict=True):
         outcome = result["error"]["code"] if "error" in result else "accepted"
         outcomes[f"{each.command.command} {outcome}"] += 1
         write = (
-            _log.info
+            log.info
             if "error" in result or isinstance(each.command, Spawn | Kill | Send | Resume | Freeze | Thaw)
-            else _log.debug
+            else log.debug
         )
         write(
             f"command.{'refused' if 'error' in result else 'accepted'}",
             command=each.command.command,
             command_id=each.command.id,
             agent_id=getattr(each.command, "agent_id", each.command.id),
-            peer=peer.instance,
             outcome=outcome,
             reason=result["error"]["detail"] if "error" in result else None,
         )

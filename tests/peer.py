@@ -173,7 +173,7 @@ class HubPeer:
     def _acknowledge(self, envelope: VerifiedEnvelope, body: EventBody, node: SpokeNode) -> bytes:
         results = []
         for event in body.events:
-            status = event.agent.to_wire()
+            status = json.loads(event.agent.to_json())
             self.events.append(status)
             settled = {"seq": status["seq"]} if self.error is None else {"error": self.error}
             results.append({"id": status["agentId"], **settled})

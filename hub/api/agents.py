@@ -188,7 +188,7 @@ class AgentsApi:
         agent_id, query = agent_id_of(request), read_query(request, AgentQuery)
         record = await self._agents.find(agent_id)
         if query.live and record.delivery["state"] == "delivered":
-            await self._queries.refresh(spoke_of_tenant(self._trust, record.spoke, record.tenant), agent_id)
+            await self._queries.refresh(spoke_of_tenant(self._trust.current(), record.spoke, record.tenant), agent_id)
             record = await self._agents.find(agent_id)
         return json_response(record.to_view())
 
@@ -231,7 +231,7 @@ class AgentsApi:
         if record.delivery["state"] != "delivered":
             waits = record.delivery["state"] == "pending"
             return Slice.model_validate({"offset": 0, "data": "", "nextOffset": 0, "eof": not waits})
-        peer = spoke_of_tenant(self._trust, record.spoke, record.tenant)
+        peer = spoke_of_tenant(self._trust.current(), record.spoke, record.tenant)
         return await ask(peer, record.agent_id, query.offset, query.limit)
 
     async def send(self, request: web.Request) -> web.Response:
@@ -274,7 +274,7 @@ class AgentsApi:
         record = await self._agents.find(agent_id)
         if record.delivery["state"] != "delivered":
             raise NotTaken("no spoke has taken this agent yet, or none will; it cannot be told anything")
-        return spoke_of_tenant(self._trust, record.spoke, record.tenant)
+        return spoke_of_tenant(self._trust.current(), record.spoke, record.tenant)
 
 
 def agent_id_of(request: web.Request) -> str:

@@ -56,7 +56,9 @@ local function agent_key(tenant, id) return P .. 'agent:' .. tenant .. ':' .. id
 -- What Valkey takes for each beside its text, rounded up.
 local SIZE = { agent = 3072, event = 256, tombstone = 128 }
 
-local function charge(tenant, bytes) redis.call('INCRBY', P .. 'size:' .. tenant, bytes) end
+local function charge(tenant, bytes)
+  if bytes ~= 0 then redis.call('INCRBY', P .. 'size:' .. tenant, bytes) end
+end
 
 local function weigh(fields)
   local bytes = 0
@@ -64,12 +66,15 @@ local function weigh(fields)
   return bytes
 end
 
--- Note a transition for the peer; whoever calls it publishes `changes` once all are noted.
-local function note_event(tenant, fields)
-  if tenant == 'local' then return end
+-- Keep a transition for the peer; returns the bytes with which the tenant is to be charged for it. Whoever calls it
+-- publishes `changes` once all are kept, unless a REPLY tells them.
+local function keep_event(tenant, fields)
+  if tenant == 'local' then return 0 end
   redis.call('XADD', P .. 'events:' .. tenant, '*', unpack(fields))
-  charge(tenant, SIZE.event + weigh(fields))
+  return SIZE.event + weigh(fields)
 end
+
+local function note_event(tenant, fields) charge(tenant, keep_event(tenant, fields)) end
 
 local function count(tenant, field, by)
   redis.call('HINCRBY', P .. 'load:' .. tenant, field, by)

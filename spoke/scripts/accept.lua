@@ -55,6 +55,7 @@ local PRUNED_AT_ONCE, FORGOTTEN_AT_ONCE = 16, 2500
 local created = {}     -- {id, priority, answer} of all spawns that were accepted
 local reopened = 0     -- how many agents were resumed
 local unstored = #raw  -- the bytes of the envelope, until an agent is charged with them
+local uncharged = 0    -- the bytes of those in `unqueued`
 local unqueued = {}    -- those of them that are not in the queue yet: all at once costs far less than one by one
 local queued_here, queued_all, size
 local horizon = redis.call('GET', P .. 'horizon:' .. tenant) or ''
@@ -70,6 +71,8 @@ end
 local function flush()
   if #unqueued == 0 then return end
   enqueue(tenant, unqueued)
+  charge(tenant, uncharged)
+  uncharged = 0
   local reason, following = waiting_for(tenant, agents_limit), {}
   for _, agent in ipairs(unqueued) do
     local id, priority, answer = agent[1], agent[2], agent[3]
@@ -161,9 +164,8 @@ end
 
 local function create(id, fields, at)
   redis.call('HSET', agent_key(tenant, id), unpack(fields))
-  charge(tenant, SIZE.agent + unstored)
+  uncharged = uncharged + SIZE.agent + unstored + keep_event(tenant, fields)
   unstored = 0
-  note_event(tenant, fields)
   local answer = { 'new', now, {} }
   local agent = { id, tonumber(ARGV[at + 6]), answer }
   created[#created + 1], unqueued[#unqueued + 1] = agent, agent
@@ -310,8 +312,8 @@ local function keep()
   else
     retire_envelope(tenant, jti, retention_ms)
   end
+  -- No word of `changes`: the REPLY tells the same, so these events may wait for the next one, or for the poll.
   redis.call('PUBLISH', P .. 'wake', '')
-  redis.call('PUBLISH', P .. 'changes', tenant)
 end
 
 local STEPS = {

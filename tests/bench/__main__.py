@@ -11,38 +11,49 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from tests.bench.measure import Measured, measure
 from tests.bench.others import bare_xadd, saq_enqueue
-from tests.bench.spawns import signed_spawns
+from tests.bench.round_trip import signed_round_trip
+from tests.bench.spawns import spawns_by_link, spawns_by_post
 
 IN_FLIGHT: Final = (1, 64, 512)
 Bench = Callable[[Path, int, float], Awaitable[Measured]]
 
 BENCHES: Final[Mapping[str, Bench]] = {
+    "signed round trip": signed_round_trip,
     "bare XADD": bare_xadd,
     "saq enqueue": saq_enqueue,
-    "hubspoke, POST": signed_spawns,
+    "hubspoke, POST": spawns_by_post,
+    "hubspoke, link": spawns_by_link,
 }
+_YARDSTICKS: Final = ("bare XADD", "saq enqueue")
+_LEAST_MS: Final = 0.005
+"""What takes less processor time for one call is not named."""
 
 
-async def run(seconds: float, scratch: Path) -> None:
+async def run(seconds: float, scratch: Path, in_flights: Sequence[int], only: Sequence[str]) -> None:
     """Measure and print the table."""
-    print(f"{'':<16}{'in flight':>10}{'per second':>12}{'p50 ms':>9}{'p99 ms':>9}{'of XADD':>9}{'of saq':>8}")
-    for in_flight in IN_FLIGHT:
+    print(
+        f"{'':<18}{'in flight':>10}{'per second':>12}{'p50 ms':>9}{'p99 ms':>9}{'of XADD':>9}{'of saq':>8}"
+        f"{'CPU ms':>8}  of which"
+    )
+    for in_flight in in_flights:
         rates: dict[str, float] = {}
-        for name, bench in BENCHES.items():
-            found = await bench(scratch, in_flight, seconds)
+        for name in only:
+            found = await BENCHES[name](scratch, in_flight, seconds)
             rates[name] = found.per_second
             ratios = "".join(
                 f"{found.per_second / rates[other]:>{width}.2f}" if other in rates else " " * width
-                for other, width in (("bare XADD", 9), ("saq enqueue", 8))
+                for other, width in zip(_YARDSTICKS, (9, 8), strict=True)
             )
+            parts = ", ".join(f"{part} {ms:.2f}" for part, ms in found.cpu_ms.items() if ms >= _LEAST_MS)
             print(
-                f"{name:<16}{in_flight:>10}{found.per_second:>12.0f}{found.p50_ms:>9.2f}{found.p99_ms:>9.2f}{ratios}",
+                f"{name:<18}{in_flight:>10}{found.per_second:>12.0f}{found.p50_ms:>9.2f}{found.p99_ms:>9.2f}{ratios}"
+                f"{sum(found.cpu_ms.values()):>8.2f}  {parts}",
                 flush=True,
             )
 
@@ -51,9 +62,11 @@ def main() -> None:
     """Read the options and run."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="for each line of the table")
+    parser.add_argument("--in-flight", type=int, nargs="+", default=IN_FLIGHT, help="calls under way at a time")
+    parser.add_argument("--only", nargs="+", choices=BENCHES, default=tuple(BENCHES), help="these lines")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hubspoke-bench-") as scratch:
-        asyncio.run(run(options.seconds, Path(scratch)))
+        asyncio.run(run(options.seconds, Path(scratch), options.in_flight, options.only))
 
 
 __all__ = ["BENCHES", "main", "measure"]

@@ -1,7 +1,7 @@
 """Our own line: spawns through a real hub's outbox and sender to a real `spoke serve` that accepts and queues them.
 
 The hub runs in this process, composed as `hub serve` composes it, so that the load comes in below its HTTP API, as the
-others' does; the spoke is a process of its own, told to start nothing.
+others' does; it logs and audits as always. The spoke is a process of its own, told to start nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
 
+from common import logs
 from common.agent_state import AgentType
 from common.commands import Context, SpawnFields
+from common.handshake import LINK_PATH
 from common.keyfiles import load_signing_key
 from common.keyring import PublicKey
 from common.listener import listening
+from common.memory import settle
 from common.peers import Peer
 from common.post import open_session
 from common.strict_json import encode
@@ -28,13 +32,13 @@ from common.trust_store import NewPeer
 from hub.agents import Agents
 from hub.app import Parts as HubParts
 from hub.app import open_valkey
-from hub.node import Hub, open_stores
+from hub.node import Hub, Stores, open_stores
 from hub.settings import HubDirectory, load
 from hub.settlement import Settlement
 from hub.setup import set_up
 from hub.spawning import Spawned, Wish
 from tests.bench.measure import Measured, measure
-from tests.spoke_node import SpokeNode, run_in_process, tables
+from tests.spoke_node import SpokeNode, eventually, run_in_process, tables
 
 _UNLIMITED: Final = {"agents": 0, "queue": 100_000_000}
 _POLICY: Final = {
@@ -76,28 +80,58 @@ class _Delivered:
         return future
 
 
-async def signed_spawns(scratch: Path, in_flight: int, seconds: float) -> Measured:
-    """Spawn through hub and spoke until each is accepted and its reply recorded."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+async def spawns_by_post(scratch: Path, in_flight: int, seconds: float) -> Measured:
+    """Spawn until each is accepted and its reply recorded; the hub offers no link, so all goes by POST."""
+    return await _spawns(scratch, in_flight, seconds, link=False)
+
+
+async def spawns_by_link(scratch: Path, in_flight: int, seconds: float) -> Measured:
+    """The same over the spoke's link, with events on their way back over it as well."""
+    return await _spawns(scratch, in_flight, seconds, link=True)
+
+
+@web.middleware
+async def _without_link(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.path == LINK_PATH:
+        raise web.HTTPNotFound
+    return await handler(request)
+
+
+async def _spawns(scratch: Path, in_flight: int, seconds: float, *, link: bool) -> Measured:
     directory = scratch / f"spawns-{next(_NUMBERS)}"
     directory.mkdir()
     async with AsyncExitStack() as stack:
+        logs.configure(stack.enter_context((directory / "hub.log").open("w")))
         hub = _hub(directory)
         node = SpokeNode(directory, toml=tables(limits=_UNLIMITED, policy=_POLICY))
         stack.enter_context(node)
         stores = stack.enter_context(open_stores(hub))
-        _introduce(hub, node, directory)
         valkey = await stack.enter_async_context(open_valkey(hub))
+        stack.enter_context(stores.audit.serving())
         session = await stack.enter_async_context(open_session())
         parts = HubParts(hub, valkey, stores, session)
-        stores.trust.add(NewPeer(node.id, "spoke", _public_key(node), node.url, {}), "active", 0)
+        if not link:
+            parts.app.middlewares.insert(0, _without_link)
         await stack.enter_async_context(listening(parts.app, hub.settings.node.listen))
+        stores.trust.add(NewPeer(node.id, "spoke", _public_key(node), node.url, {}), "active", 0)
+        _introduce(hub, node, directory)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(parts.sender.run()), group.create_task(parts.spawning.enqueuing.run())]
+            settle()
+            await _until_met(stores, parts, node, link=link)
             found = await _load(parts, node.id, in_flight, seconds)
             for task in tasks:
                 task.cancel()
         return found
+
+
+async def _until_met(stores: Stores, parts: HubParts, node: SpokeNode, *, link: bool) -> None:
+    """Wait until the spoke knows by which way it is to be reached."""
+    (peer,) = stores.trust.current().peers()
+    if link:
+        await eventually(lambda: parts.links.find(peer.tenant), "the link is up")
+    else:
+        await eventually(lambda: node.log_lines("link.not_offered"), "the spoke has asked for a link in vain")
 
 
 async def _load(parts: HubParts, spoke: str, in_flight: int, seconds: float) -> Measured:

@@ -14,6 +14,7 @@ from common.envelope import EnvelopeType, Items, ReplyBody
 from common.errors import Unavailable
 from common.peers import Peer, Trust
 from hub.metrics import Metrics
+from hub.outbox import Taken
 from hub.sender import Sender
 from tests.integration.hub.standin_spoke import agent_status, new_id
 from tests.integration.hub.test_stored import PEER, Stored, new_agent, numbered_id
@@ -67,6 +68,19 @@ async def test_a_way_too_slow_for_much_gets_less_until_it_goes_through(
 ) -> None:
     monkeypatch.setattr("hub.sender.SLOW_S", 0.0)
     assert await sent_over(stored, Narrow(most=4)) == [10, 5, 2, 4, 4]
+
+
+async def test_what_went_in_one_envelope_is_looked_for_once(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    takes: list[Taken] = []
+    take = stored.outbox.take
+
+    async def counted(*arguments: Any) -> Taken:
+        takes.append(await take(*arguments))
+        return takes[-1]
+
+    monkeypatch.setattr(stored.outbox, "take", counted)
+    assert await sent_over(stored, Narrow(most=10)) == [10]
+    assert [(len(taken.commands), taken.left) for taken in takes] == [(10, 0)]
 
 
 async def test_what_fails_at_once_goes_again_as_it_was(stored: Stored) -> None:

@@ -198,7 +198,8 @@ async def test_taking_is_bounded_by_count_and_by_size(stored: Stored) -> None:
     agents = [new_agent(numbered_id(), command=b"x" * 300_000) for _ in range(5)]
     await stored.outcomes(*agents)
     assert len((await stored.outbox.take(PEER.tenant, NOW_MS)).commands) == 2
-    assert len((await stored.outbox.take(PEER.tenant, NOW_MS, 1)).commands) == 1
+    taken = await stored.outbox.take(PEER.tenant, NOW_MS, 1)
+    assert (len(taken.commands), taken.left) == (1, 4)
 
 
 async def test_a_failure_is_noted_on_its_commands_only(stored: Stored) -> None:

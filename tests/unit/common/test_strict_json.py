@@ -157,3 +157,4 @@ def test_never_writes_what_it_would_not_read(value: Any) -> None:
 
 def test_writes_compact_utf_8() -> None:
     assert strict_json.encode({"a": [1, "é"]}) == '{"a":[1,"é"]}'.encode()
+    assert strict_json.encode({"NaN": "Infinity"}) == b'{"NaN":"Infinity"}'
