@@ -12,7 +12,7 @@ PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast test-sandbox test-agents test-api test-browser fuzz mutation lint format bench bench-crowd bench-logs bench-scale bench-starts chaos lock ci clean
+.PHONY: help install dev demo test test-fast test-sandbox test-agents test-api test-browser fuzz mutation lint format bench bench-crowd bench-curve bench-history bench-logs bench-scale bench-starts chaos lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -167,6 +167,12 @@ bench: $(VENV)/.installed-bench ## throughput and latency, measured on this mach
 
 bench-crowd: dev ## a thousand spokes on links: memory, a spawn to each, all coming back at once: make bench-crowd SPOKES=1000
 	$(BIN)/python -m tests.bench.crowd --spokes $(SPOKES)
+
+bench-curve: dev ## what an operation of a spoke's queue costs with up to a million agents in it
+	$(BIN)/python -m tests.bench.curve
+
+bench-history: dev ## what a spawn costs with up to a million agents in the hub's history, and what they take to keep
+	$(BIN)/python -m tests.bench.growth
 
 bench-starts: $(VENV)/.installed-bench ## from a start to an agent's first instruction, and a workspace, beside bare exec and git
 	$(BIN)/python -m tests.bench.starts
