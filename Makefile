@@ -12,7 +12,7 @@ PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast test-sandbox test-agents test-api test-browser test-deploy test-docs fuzz mutation lint format bench bench-crowd bench-logs bench-starts chaos lock ci clean
+.PHONY: help install dev demo test test-fast test-sandbox test-agents test-api test-browser test-deploy test-docs fuzz mutation lint format bench bench-crowd bench-curve bench-history bench-scale bench-logs bench-starts chaos lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -66,6 +66,9 @@ lock: ## resolve the dependencies anew into requirements/*.lock
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --no-strip-extras \
 	  --group pyproject.toml:aider --output-file requirements/aider.lock
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --no-strip-extras --constraints requirements/dev.lock \
+	  --group pyproject.toml:bench --output-file requirements/bench.lock
 
 # --- use -------------------------------------------------------------------------------------------------
 
@@ -175,14 +178,28 @@ format: dev ## write the code the way lint wants it
 chaos: dev ## kill everything at random under load, then check the promises: make chaos SECONDS=60 [SEED=7]
 	$(BIN)/python -m tests.faults.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
-bench: dev ## throughput and latency, measured on this machine
+$(VENV)/.installed-bench: requirements/bench.lock $(VENV)/.installed-dev
+	$(PIP) install --require-hashes -r requirements/bench.lock
+	@touch $@
+
+# Debian's nats-server is measured too where it is installed.
+bench: $(VENV)/.installed-bench ## throughput and latency, measured on this machine
 	$(BIN)/python -m tests.bench
 
 bench-crowd: dev ## a thousand spokes on links: memory, a spawn to each, all coming back at once: make bench-crowd SPOKES=1000
 	$(BIN)/python -m tests.bench.crowd --spokes $(SPOKES)
 
-bench-starts: dev ## from a start to an agent's first instruction, and a workspace, beside bare exec and git
+bench-curve: dev ## what an operation of a spoke's queue costs with up to a million agents in it
+	$(BIN)/python -m tests.bench.curve
+
+bench-history: dev ## what a spawn costs with up to a million agents in the hub's history, and what they take to keep
+	$(BIN)/python -m tests.bench.growth
+
+bench-starts: $(VENV)/.installed-bench ## from a start to an agent's first instruction, and a workspace, beside bare exec and git
 	$(BIN)/python -m tests.bench.starts
+
+bench-scale: dev ## page, API and command line of a hub with 100,000 agents, beside one with 1,000
+	$(BIN)/python -m tests.bench.scale
 
 bench-logs: dev ## great logs: memory of every part, speed of writing and reading: make bench-logs GIB=5
 	$(BIN)/python -m tests.bench.logs --gib $(GIB)

@@ -38,6 +38,11 @@ class Keyspace:
         """How far each webhook has been told."""
         return f"{self.prefix}webhooks"
 
+    @property
+    def living(self) -> str:
+        """How many agents of each tenant have not ended."""
+        return f"{self.prefix}living"
+
     def agent(self, agent_id: str) -> str:
         """The record of one agent."""
         return f"{self.prefix}agent:{agent_id}"

@@ -14,6 +14,7 @@ from hub.api.models import AgentsQuery, KillRequest
 from hub.dashboard.answering import done, refused_at
 from hub.dashboard.forms import Form
 from hub.dashboard.pages import Pages
+from hub.dashboard.results import read_result
 from hub.dashboard.route import Deed, Page
 from hub.records import ENDED, AgentRecord
 
@@ -94,6 +95,7 @@ def agent_state(record: AgentRecord) -> dict[str, Any]:
     return {
         "record": record,
         "agent": record.to_view(),
+        "result": read_result((record.agent or {}).get("result")),
         "steps": steps(record),
         "ended": record.shown in ENDED,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -40,15 +40,28 @@ def moment(text: str | None, now_ms: int) -> Markup:
     """Return an RFC 3339 time as its age, with the time itself as title; the page's script keeps it young."""
     if not text:
         return Markup('<span class="quiet">never</span>')
-    seconds = now_ms / 1000 - datetime.fromisoformat(text).timestamp()
+    time = _time(text)
+    if time is None:
+        return Markup("{0}").format(plain(text))
+    seconds = now_ms / 1000 - time.timestamp()
     return Markup('<time datetime="{0}" title="{0}">{1}</time>').format(text, age(seconds))
+
+
+def _time(text: str) -> datetime | None:
+    """Read a time that a spoke told; None for what is none."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def duration(start: str | None, end: str | None) -> str:
     """Return how long something took, between two RFC 3339 times; "" while either is unknown."""
-    if not start or not end:
+    began, ended = _time(start or ""), _time(end or "")
+    if began is None or ended is None:
         return ""
-    seconds = (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+    seconds = (ended - began).total_seconds()
     if seconds < _MINUTE:
         return f"{seconds:.1f} s"
     return f"{int(seconds // _MINUTE)} min {int(seconds % _MINUTE)} s"

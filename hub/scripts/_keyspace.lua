@@ -13,8 +13,10 @@
 --                            were asked for and neither refused nor seen to take effect; unasked (1 for those in taken:)
 --                            `shown` is the status, or refused or expired where no spoke will ever say one
 -- p agents, p spoke:<spoke>, p shown:<what is shown>, p task:<task id>,
--- p reason:<why it ended>
+-- p reason:<why it ended>, p at:<spoke>:<what is shown>
 --                            sorted sets with score 0: agent ids in lexical order, which is the order of time
+-- p living                   hash: how many agents have not ended, by tenant
+-- p indexed                  which version of p at:… and p living is kept, from the first agent on (index.lua)
 -- p ended                    sorted set: agent ids by the time (ms) at which this hub learned of their end
 -- p events                   stream: agent spoke task status seq delivery reason
 -- p webhooks                 hash: how far a webhook has been told and how that goes (JSON), by the webhook's id
@@ -33,7 +35,7 @@ local p = KEYS[1]
 
 -- What the script does to sorted sets and commands is gathered and written by `flush`, its last step: one call per key
 -- costs far less than one per agent. Later words about the same member win.
-local moves, finished, touched = {}, {}, {}
+local moves, finished, touched, born = {}, {}, {}, {}
 
 -- Puts a member into a sorted set; a score of false takes it out.
 local function place(key, member, score)
@@ -62,6 +64,11 @@ local function flush()
   if #finished > 0 then
     redis.call('DEL', unpack(finished))
   end
+  for tenant, more in pairs(born) do
+    if more ~= 0 then
+      redis.call('HINCRBY', p .. 'living', tenant, more)
+    end
+  end
   for tenant in pairs(touched) do
     if redis.call('ZCARD', p .. 'outbox:' .. tenant) == 0 and redis.call('ZCARD', p .. 'deferred:' .. tenant) == 0 then
       redis.call('SREM', p .. 'outboxes', tenant)
@@ -73,16 +80,24 @@ end
 
 local ENDED = {completed = true, failed = true, killed = true, refused = true, expired = true}
 
--- Moves an agent from the index of what was shown of it (nil for a new one) to that of what is shown now (ms).
-local function show(id, before, shown, now)
-  if before ~= shown then
-    if before then
-      place(p .. 'shown:' .. before, id, false)
-    end
-    place(p .. 'shown:' .. shown, id, 0)
-    if ENDED[shown] or ENDED[before] then
-      place(p .. 'ended', id, ENDED[shown] and now or false)
-    end
+-- Moves an agent of a spoke from the indexes of what was shown of it (nil for a new one) to those of what is shown now
+-- (ms), and counts those of its tenant that have not ended.
+local function show(id, spoke, tenant, before, shown, now)
+  if before == shown then
+    return
+  end
+  if before then
+    place(p .. 'shown:' .. before, id, false)
+    place(p .. 'at:' .. spoke .. ':' .. before, id, false)
+  end
+  place(p .. 'shown:' .. shown, id, 0)
+  place(p .. 'at:' .. spoke .. ':' .. shown, id, 0)
+  if ENDED[shown] or ENDED[before] then
+    place(p .. 'ended', id, ENDED[shown] and now or false)
+  end
+  local lived, lives = before and not ENDED[before], not ENDED[shown]
+  if lived ~= lives then
+    born[tenant] = (born[tenant] or 0) + (lives and 1 or lived and -1 or 0)
   end
 end
 

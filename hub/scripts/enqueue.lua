@@ -31,7 +31,7 @@ local function add(sequence, known, id, spoke, tenant, task, kind, hash, command
     for _, name in ipairs({'agents', 'spoke:' .. spoke, 'task:' .. task}) do
       place(p .. name, id, 0)
     end
-    show(id, nil, 'pending', now)
+    show(id, spoke, tenant, nil, 'pending', now)
     emit(maxlen, id, spoke, task, 'pending', 0, 'pending', '')
   end
   redis.call('HSET', p .. 'agent:' .. id, unpack(fields))

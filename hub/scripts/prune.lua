@@ -21,7 +21,7 @@ for _, id in ipairs(ids) do
   place(ended, id, false)
   if known[1] then
     for _, name in ipairs({'agents', 'spoke:' .. known[2], 'shown:' .. known[3], 'task:' .. known[4],
-                           'taken:' .. known[1]}) do
+                           'at:' .. known[2] .. ':' .. known[3], 'taken:' .. known[1]}) do
       place(p .. name, id, false)
     end
     if known[8] then

@@ -53,7 +53,7 @@ local function write(agent)
 end
 
 local function show_as(agent, shown)
-  show(agent.id, agent.shown, shown, now)
+  show(agent.id, agent.spoke, agent.tenant, agent.shown, shown, now)
   set(agent, 'shown', shown)
 end
 

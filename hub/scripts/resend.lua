@@ -12,7 +12,7 @@ for i = 3, #ARGV do
   local known = redis.call('HMGET', agent, 'tenant', 'spoke', 'task', 'shown', 'delivery', 'command')
   if known[4] == 'queued' and known[5] == 'delivered' and (known[6] or '') ~= '' then
     put(id, 'spawn', id, known[1], known[6], redis.call('INCR', p .. 'sequence'))
-    show(id, 'queued', 'pending', now)
+    show(id, known[2], known[1], 'queued', 'pending', now)
     -- Its transitions are counted from 1 again.
     redis.call('HSET', agent, 'status', 'pending', 'shown', 'pending', 'seq', 0, 'agent', '', 'delivery', 'pending')
     emit(maxlen, id, known[2], known[3], 'pending', 0, 'pending', 'lost')

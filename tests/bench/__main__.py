@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.measure import Measured, measure
-from tests.bench.others import bare_xadd, saq_enqueue
+from tests.bench.others import NATS_SERVER, bare_xadd, celery_auth, jetstream, saq_enqueue
 from tests.bench.round_trip import signed_round_trip
 from tests.bench.spawns import spawns_by_link, spawns_by_post
 
@@ -27,10 +27,14 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "signed round trip": signed_round_trip,
     "bare XADD": bare_xadd,
     "saq enqueue": saq_enqueue,
+    "celery, auth": celery_auth,
+    "NATS JetStream": jetstream,
     "hubspoke, POST": spawns_by_post,
     "hubspoke, link": spawns_by_link,
 }
-_YARDSTICKS: Final = ("bare XADD", "saq enqueue")
+_YARDSTICKS: Final = ("bare XADD", "saq enqueue", "celery, auth")
+_WIDTHS: Final = (9, 8, 11)
+_NOT_INSTALLED: Final = {"NATS JetStream"} if NATS_SERVER is None else set[str]()
 _LEAST_MS: Final = 0.005
 """What takes less processor time for one call is not named."""
 
@@ -39,23 +43,27 @@ async def run(seconds: float, scratch: Path, in_flights: Sequence[int], only: Se
     """Measure and print the table."""
     print(
         f"{'':<18}{'in flight':>10}{'per second':>12}{'p50 ms':>9}{'p99 ms':>9}{'of XADD':>9}{'of saq':>8}"
-        f"{'CPU ms':>8}  of which"
+        f"{'of celery':>11}{'CPU ms':>8}  of which"
     )
     for in_flight in in_flights:
         rates: dict[str, float] = {}
         for name in only:
+            if name in _NOT_INSTALLED:
+                print(f"{name:<18}{in_flight:>10}  not installed", flush=True)
+                continue
             found = await BENCHES[name](scratch, in_flight, seconds)
             rates[name] = found.per_second
-            ratios = "".join(
-                f"{found.per_second / rates[other]:>{width}.2f}" if other in rates else " " * width
-                for other, width in zip(_YARDSTICKS, (9, 8), strict=True)
-            )
-            parts = ", ".join(f"{part} {ms:.2f}" for part, ms in found.cpu_ms.items() if ms >= _LEAST_MS)
-            print(
-                f"{name:<18}{in_flight:>10}{found.per_second:>12.0f}{found.p50_ms:>9.2f}{found.p99_ms:>9.2f}{ratios}"
-                f"{sum(found.cpu_ms.values()):>8.2f}  {parts}",
-                flush=True,
-            )
+            print(f"{name:<18}{in_flight:>10}{_row(found, rates)}", flush=True)
+
+
+def _row(found: Measured, rates: Mapping[str, float]) -> str:
+    ratios = "".join(
+        f"{found.per_second / rates[other]:>{width}.2f}" if other in rates else " " * width
+        for other, width in zip(_YARDSTICKS, _WIDTHS, strict=True)
+    )
+    parts = ", ".join(f"{part} {ms:.2f}" for part, ms in found.cpu_ms.items() if ms >= _LEAST_MS)
+    times = f"{found.per_second:>12.0f}{found.p50_ms:>9.2f}{found.p99_ms:>9.2f}"
+    return f"{times}{ratios}{sum(found.cpu_ms.values()):>8.2f}  {parts}"
 
 
 def main() -> None:

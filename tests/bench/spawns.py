@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from redis.asyncio import Redis
 
 from common import logs
 from common.agent_state import AgentType
@@ -98,10 +100,30 @@ async def _without_link(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 async def _spawns(scratch: Path, in_flight: int, seconds: float, *, link: bool) -> Measured:
+    with (scratch / "hub.log").open("w") as log:
+        logs.configure(log)
+        async with opened(scratch, link=link) as line:
+            return await measure(line.spawn, in_flight, seconds)
+
+
+@dataclass
+class Line:
+    """A running hub and its spoke."""
+
+    parts: HubParts
+    stores: Stores
+    client: Redis
+    """Of the hub's Valkey."""
+    spawn: Callable[[], Awaitable[None]]
+    """Spawns an agent and returns when the spoke's answer is recorded."""
+
+
+@asynccontextmanager
+async def opened(scratch: Path, *, link: bool) -> AsyncIterator[Line]:
+    """Run both and yield them once they have met."""
     directory = scratch / f"spawns-{next(_NUMBERS)}"
     directory.mkdir()
     async with AsyncExitStack() as stack:
-        logs.configure(stack.enter_context((directory / "hub.log").open("w")))
         hub = _hub(directory)
         node = SpokeNode(directory, toml=tables(limits=_UNLIMITED, policy=_POLICY))
         stack.enter_context(node)
@@ -119,10 +141,9 @@ async def _spawns(scratch: Path, in_flight: int, seconds: float, *, link: bool) 
             tasks = [group.create_task(parts.sender.run()), group.create_task(parts.spawning.enqueuing.run())]
             settle()
             await _until_met(stores, parts, node, link=link)
-            found = await _load(parts, node.id, in_flight, seconds)
+            yield Line(parts, stores, valkey.client, _spawning(parts, node.id))
             for task in tasks:
                 task.cancel()
-        return found
 
 
 async def _until_met(stores: Stores, parts: HubParts, node: SpokeNode, *, link: bool) -> None:
@@ -134,7 +155,7 @@ async def _until_met(stores: Stores, parts: HubParts, node: SpokeNode, *, link: 
         await eventually(lambda: node.log_lines("link.not_offered"), "the spoke has asked for a link in vain")
 
 
-async def _load(parts: HubParts, spoke: str, in_flight: int, seconds: float) -> Measured:
+def _spawning(parts: HubParts, spoke: str) -> Callable[[], Awaitable[None]]:
     delivered = _Delivered(parts.agents)
     fields = SpawnFields(
         taskId="T-1",
@@ -152,7 +173,7 @@ async def _load(parts: HubParts, spoke: str, in_flight: int, seconds: float) -> 
             raise answer
         await recorded
 
-    return await measure(call, in_flight, seconds)
+    return call
 
 
 def _hub(directory: Path) -> Hub:

@@ -3,6 +3,7 @@
 The agent is a shell that writes one byte into a FIFO; the time is taken when that byte comes. Measured in one run:
 
 - bare: `asyncio.create_subprocess_exec` of the same program;
+- celery: a task, signed, that runs the same program, sent to a worker of 16 processes by a Valkey as durable as ours;
 - nursery: `Supervisor.start`, with a run directory, a durable launch record, a keeper and a log of its own;
 - a workspace, cold (its repository was never seen) and warm, beside plain `git clone` and `git worktree add`.
 """
@@ -13,21 +14,27 @@ import argparse
 import asyncio
 import os
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from common.clock import SystemClock
+from common.embedded_valkey import EmbeddedValkey
 from common.repository import parse_repository
 from spoke.git import Git
 from spoke.supervision.run_dir import LaunchSpec
 from spoke.supervision.supervisor import Supervisor
 from spoke.workspace import Workspaces
+from tests.bench.celery_app import DIRECTORY, application, make_key
 from tests.integration.spoke.repositories import make_repository
 
+MOST: Final = 16
+"""Starts under way at once, at most."""
 _ROW: Final = "{:<34}{:>10}{:>12}{:>10}{:>10}{:>10}"
 
 
@@ -85,12 +92,49 @@ async def measure(gate: Gate, start: Start, numbers: range, at_once: int) -> tup
     return sorted(latencies), len(numbers) / (time.perf_counter() - began)
 
 
+class CeleryWorker:
+    """Has a worker of celery run programs; its client is no asyncio, so each call takes a thread."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    def start(self, gate: Gate) -> Start:
+        """Return what starts a program and waits until celery has taken the task, not for its end."""
+
+        async def start(number: int) -> None:
+            arguments = [list(gate.argv(number)), str(gate.path.parent)]
+            await asyncio.to_thread(self._app.send_task, "start", args=arguments)
+
+        return start
+
+
+@asynccontextmanager
+async def celery_worker(directory: Path) -> AsyncIterator[CeleryWorker]:
+    """Run a worker with as many processes as starts are under way at most."""
+    async with EmbeddedValkey(directory):
+        make_key(directory)
+        app = application(directory)
+        command = ("-A", "tests.bench.celery_app", "worker", "--concurrency", str(MOST), "--loglevel", "ERROR")
+        worker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "celery", *command, "--without-gossip", "--without-mingle", "--without-heartbeat"),
+            env={**os.environ, DIRECTORY: str(directory)},
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            yield CeleryWorker(app)
+        finally:
+            worker.terminate()
+            await worker.wait()
+            app.close()
+
+
 async def run(scratch: Path, count: int) -> None:
     """Measure and print the table."""
     gate = Gate(scratch / "gate")
     gate.open()
     print(_ROW.format("start", "at once", "per second", "p50 ms", "p99 ms", "of bare"))
-    async with Supervisor() as supervisor:
+    async with Supervisor() as supervisor, celery_worker(scratch / "celery") as celery:
 
         async def bare(number: int) -> None:
             process = await asyncio.create_subprocess_exec(*gate.argv(number), cwd=scratch)
@@ -104,9 +148,9 @@ async def run(scratch: Path, count: int) -> None:
             await supervisor.wait(directory)
 
         first = 0
-        for at_once in (1, 16):
+        for at_once in (1, MOST):
             base = 0.0
-            for name, start in (("bare", bare), ("nursery", nursery)):
+            for name, start in (("bare", bare), ("celery", celery.start(gate)), ("nursery", nursery)):
                 latencies, rate = await measure(gate, start, range(first, first + count), at_once)
                 first += count
                 p50, p99 = statistics.median(latencies), latencies[int(len(latencies) * 0.99) - 1]

@@ -415,6 +415,28 @@ async def test_the_receipt_and_the_result_are_shown(node: HubNode, visitor: Visi
         assert shown in text, shown
 
 
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [
+        ({"summary": "and nothing else"}, "and nothing else"),
+        ({"summary": ["no text"], "commits": 5}, "&#34;no text&#34;"),
+        ({"summary": None, "diffStat": {"files": "many"}, "commits": [{"sha": 7}]}, "&#34;many&#34;"),
+    ],
+    ids=["members missing", "other types", "other types within"],
+)
+async def test_the_page_of_an_agent_opens_whatever_its_spoke_tells(
+    node: HubNode, visitor: Visitor, spoke: StandinSpoke, result: dict[str, Any], shown: str
+) -> None:
+    agent_id = await node.spawn(spoke.id)
+    await node.until_delivery(agent_id, "delivered")
+    times = {"queuedAt": "<yesterday>", "startedAt": "2026-11-22T08:00:00", "finishedAt": "2026-11-22T08:00:02.000Z"}
+    await spoke.report(spoke.advance(agent_id, "completed", result=result, **times))
+    answer = await visitor.look(f"/agents/{agent_id}")
+    assert answer.status == 200
+    for text in (shown, "&lt;yesterday&gt;", "Ran 2.0 s"):
+        assert text in answer.text
+
+
 async def test_a_spoke_is_frozen_and_thawed_suspended_resumed_and_revoked(
     node: HubNode, visitor: Visitor, spoke: StandinSpoke
 ) -> None:

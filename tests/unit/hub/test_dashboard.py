@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,8 +14,10 @@ from common.errors import RateLimited
 from common.http import InvalidRequest
 from common.ids import rfc3339
 from hub.dashboard import words
+from hub.dashboard.assets import Assets
 from hub.dashboard.attempts import PER_ADDRESS, WINDOW_S, Attempts
 from hub.dashboard.live import encode
+from hub.dashboard.pages import Pages
 from hub.dashboard.sessions import LIFE_S, Sessions
 from hub.dashboard.spawning import read_spawn, split_items
 from hub.dashboard.troubles import health, troubles
@@ -171,3 +173,12 @@ def test_vendored_files_are_what_their_source_says() -> None:
         assert source["license"]
     ours = {"page.css", "page.js", "icon.svg", "sources.json"}
     assert {path.name for path in STATIC.iterdir()} == set(sources) | ours
+
+
+def test_where_none_of_those_looked_at_is_like_that_the_page_goes_on_looking() -> None:
+    pages = Pages("hub-eu", FakeClock(), Assets())
+    text = pages.part(
+        cast("Any", None), "_agents.html", agents=[], older="status=failed&cursor=x", same="status=failed"
+    )
+    assert "No agent is like that" not in text
+    assert '<a href="/agents?status=failed&amp;cursor=x" rel="next">' in text

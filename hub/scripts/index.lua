@@ -1,0 +1,27 @@
+-- Makes p at:… and p living for agents that were taken in before these were kept, a page at a time. Safe to run twice:
+-- begun anew it counts anew. Nothing else may run meanwhile.
+--
+-- ARGV     version, the id after which to begin ('' for the first), at most so many
+--
+-- Returns the last id of this page, or '' after the last, or when that version is kept already.
+local version, after, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
+if redis.call('GET', p .. 'indexed') == version then
+  return ''
+end
+if after == '' then
+  redis.call('DEL', p .. 'living')
+end
+local ids = redis.call('ZRANGEBYLEX', p .. 'agents', after == '' and '-' or '(' .. after, '+', 'LIMIT', 0, most)
+for _, id in ipairs(ids) do
+  local known = redis.call('HMGET', p .. 'agent:' .. id, 'spoke', 'tenant', 'shown')
+  place(p .. 'at:' .. known[1] .. ':' .. known[3], id, 0)
+  if not ENDED[known[3]] then
+    born[known[2]] = (born[known[2]] or 0) + 1
+  end
+end
+flush()
+if #ids < most then
+  redis.call('SET', p .. 'indexed', version)
+  return ''
+end
+return ids[#ids]
