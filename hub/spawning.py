@@ -18,6 +18,7 @@ from common.envelope import check_fits
 from common.errors import CommandRefused, HubspokeError
 from common.inbox import TrustSource
 from common.repository import parse_repository
+from common.trace_context import current_traceparent
 from hub.agents import Agents, NoSuchAgent
 from hub.gathering import Gathering
 from hub.metrics import Metrics
@@ -106,6 +107,7 @@ class Spawning:
             content_hash=hash_content(content),
             command=command,
             deadline_ms=deadline_ms,
+            trace=current_traceparent(),
         )
 
     def _answer(self, new: NewAgent, enqueued: Enqueued) -> Spawned | HubspokeError:
@@ -121,7 +123,7 @@ class Spawning:
         record = await self._agents.find(agent_id)
         command_id = self._clock.new_id()
         spoke_of_tenant(self._trust, record.spoke, record.tenant)
-        new = NewKill(agent_id, command_id, encode_kill(command_id, agent_id, grace_s, reason))
+        new = NewKill(agent_id, command_id, encode_kill(command_id, agent_id, grace_s, reason), current_traceparent())
         (enqueued,) = await self._outbox.enqueue_kills([new])
         if enqueued.outcome == "not_found":
             raise NoSuchAgent(f"there is no agent {agent_id} here; see hub list")

@@ -11,12 +11,12 @@ from typing import Final
 import structlog
 
 from common.clock import SystemClock
+from spoke.agent_spans import AgentSpans
 from spoke.answers import Answers
 from spoke.attendant import Attendant
 from spoke.git import Git
 from spoke.janitor import Janitor, Keep
 from spoke.launching import Launcher
-from spoke.metrics import Metrics
 from spoke.node import Spoke
 from spoke.occupancy import Occupancy
 from spoke.patches import Patches
@@ -26,6 +26,7 @@ from spoke.settings import LimitsSection
 from spoke.stored_command import StoredCommands
 from spoke.supervision import cgroup
 from spoke.supervision.supervisor import Supervisor
+from spoke.telling import Telling
 from spoke.worker import Worker
 from spoke.workspace import Workspaces
 
@@ -51,7 +52,7 @@ def agent_parts(
     commands: StoredCommands,
     sup: Supervisor,
     limits: Callable[[], Mapping[str, int]],
-    metrics: Metrics,
+    telling: Telling,
 ) -> AgentParts:
     """Build them; `limits` are those under which tenants' agents start now. Raises LocalError `config`."""
     directory, clock = spoke.directory, SystemClock()
@@ -59,7 +60,8 @@ def agent_parts(
     workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)))
     launcher = _launcher(spoke)
     patches = Patches(runs, workspaces)
-    attendant = Attendant(queue, commands, workspaces, sup, runs, launcher, clock)
+    spans = AgentSpans(telling.tracing, spoke.me.instance)
+    attendant = Attendant(queue, commands, workspaces, sup, runs, launcher, clock, spans=spans)
     name, life = _name(directory.path), clock.new_id()
     worker = Worker(
         queue,
@@ -68,7 +70,7 @@ def agent_parts(
         node=name,
         life=life,
         occupancy=occupancy,
-        lost=lambda cause: metrics.leases_lost.labels(cause).inc(),
+        lost=lambda cause: telling.metrics.leases_lost.labels(cause).inc(),
     )
     keep = _keep(spoke.settings.limits)
     janitor = Janitor(queue, runs, workspaces, sup, occupancy, clock, keep)

@@ -33,6 +33,7 @@ from hub.settings import HubDirectory, load
 from hub.settlement import Settlement
 from hub.setup import set_up
 from hub.spawning import Spawned, Wish
+from hub.telling import Telling
 from tests.bench.measure import Measured, measure
 from tests.spoke_node import SpokeNode, run_in_process, tables
 
@@ -89,7 +90,7 @@ async def signed_spawns(scratch: Path, in_flight: int, seconds: float) -> Measur
         _introduce(hub, node, directory)
         valkey = await stack.enter_async_context(open_valkey(hub))
         session = await stack.enter_async_context(open_session())
-        parts = HubParts(hub, valkey, stores, session)
+        parts = HubParts(hub, valkey, stores, session, Telling())
         stores.trust.add(NewPeer(node.id, "spoke", _public_key(node), node.url, {}), "active", 0)
         await stack.enter_async_context(listening(parts.app, hub.settings.node.listen))
         async with asyncio.TaskGroup() as group:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -13,6 +12,7 @@ from common.clock import SystemClock
 from common.envelope import EnvelopeType, Items, ReplyBody
 from common.errors import Unavailable
 from common.peers import Peer, Trust
+from hub.delivery import Delivery
 from hub.metrics import Metrics
 from hub.sender import Sender
 from tests.integration.hub.standin_spoke import agent_status, new_id
@@ -48,9 +48,9 @@ async def sent_over(stored: Stored, way: Narrow) -> list[int]:
     ids = [numbered_id() for _ in range(10)]
     agents = [new_agent(agent_id, command=json.dumps({"id": agent_id}).encode()) for agent_id in ids]
     await stored.outcomes(*agents)
-    exchange: Any = way
+    delivery = Delivery(way)
     # The shortest pauses that there are.
-    sender = Sender(stored.outbox, stored.agents, exchange, Known(), SystemClock(), Metrics(), jitter=lambda: 0.999)
+    sender = Sender(stored.outbox, stored.agents, delivery, Known(), SystemClock(), Metrics(), jitter=lambda: 0.999)
 
     async def all_delivered() -> bool:
         return not await stored.outbox.tenants()
