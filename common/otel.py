@@ -53,6 +53,13 @@ class _ChosenIds(IdGenerator):
         return self._random.generate_span_id() if self.next is None else int(self.next.span_id, 16)
 
 
+class _Forward(logging.Handler):
+    """Puts what OpenTelemetry has to say of its variables, once at the start, into our log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _log.warning("telemetry.variable_ignored", reason=record.getMessage())
+
+
 class _Quietly(SpanExporter):
     """Sends by another exporter; tells the log when it begins and ceases to fail, `told` how many went which way."""
 
@@ -141,13 +148,16 @@ def tracing_to(
 
     Raises ValueError for variables that cannot be used.
     """
-    # It has a line for every attempt that fails; ours say the same once.
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
-    ids = _ChosenIds()
+    theirs, heard, ids = logging.getLogger("opentelemetry"), _Forward(logging.WARNING), _ChosenIds()
+    theirs.addHandler(heard)
+    theirs.propagate = False
     ours = {"service.name": service, "service.instance.id": instance, "service.version": version("hubspoke")}
     resource = Resource.create().merge(Resource(ours)).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource, id_generator=ids, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(_Quietly(OTLPSpanExporter(endpoint), told)))
+    # From now on it has a line for every attempt that fails; ours say the same once.
+    theirs.removeHandler(heard)
+    theirs.setLevel(logging.CRITICAL + 1)
     try:
         yield _Otel(provider, ids)
     finally:

@@ -33,10 +33,18 @@ class TelemetryMissing(LocalError):
 
 def check_endpoint(url: str) -> str:
     """Return the URL of a collector; raises ValueError for what is none, or holds a password."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query or parts.fragment:
+    if not _is_endpoint(url):
         raise ValueError("an endpoint is http://HOST:PORT or https://…; a token goes into OTEL_EXPORTER_OTLP_HEADERS")
     return url
+
+
+def _is_endpoint(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        names_host = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port, or an address in brackets, that is none
+        return False
+    return names_host and not (parts.username or parts.password or parts.query or parts.fragment)
 
 
 class TelemetrySection(Section):
