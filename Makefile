@@ -12,7 +12,7 @@ PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast test-sandbox test-agents test-api test-browser test-deploy test-docs fuzz mutation lint format bench bench-crowd bench-curve bench-history bench-scale bench-logs bench-starts chaos lock ci clean
+.PHONY: help install install-otel dev demo test test-fast test-sandbox test-agents test-api test-browser test-deploy test-docs fuzz mutation lint format bench bench-crowd bench-curve bench-history bench-scale bench-logs bench-starts chaos lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -21,6 +21,8 @@ help: ## this list
 # --- environment -----------------------------------------------------------------------------------------
 
 install: $(VENV)/.installed ## hub and spoke in .venv/bin, from the hashed lock
+
+install-otel: $(VENV)/.installed-otel ## the same with what sends traces (docs/tracing.md)
 
 dev: $(VENV)/.installed-dev ## the same with what tests, lint and bench need
 
@@ -37,6 +39,10 @@ $(VENV)/.installed: requirements/runtime.lock pyproject.toml | $(BIN)/python
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(VENV)/.installed-otel: requirements/otel.lock $(VENV)/.installed
+	$(PIP) install --require-hashes -r requirements/otel.lock
+	@touch $@
+
 $(VENV)/.installed-dev: requirements/dev.lock $(VENV)/.installed
 	$(PIP) install --require-hashes -r requirements/dev.lock
 	@touch $@
@@ -50,7 +56,10 @@ lock: ## resolve the dependencies anew into requirements/*.lock
 	  pyproject.toml --group build --output-file requirements/runtime.lock
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --no-strip-extras --constraints requirements/runtime.lock \
-	  pyproject.toml --group dev --output-file requirements/dev.lock
+	  pyproject.toml --extra otel --output-file requirements/otel.lock
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --no-strip-extras --constraints requirements/otel.lock \
+	  pyproject.toml --extra otel --group dev --output-file requirements/dev.lock
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --no-strip-extras \
 	  --group pyproject.toml:fuzz --output-file requirements/fuzz.lock

@@ -19,6 +19,7 @@ from common.inbox import Inbox
 from common.jose import Signer
 from common.keyring import NodeKeys, SigningKey
 from common.peers import Peer
+from common.trace_context import TraceContext, current
 
 NO_FIELDS: Final[Mapping[str, Any]] = {}
 
@@ -50,16 +51,26 @@ class Exchange:
         self._transport = transport
         self._clock = clock
 
-    def claims(self, audience: str, lifetime_s: int = DEFAULT_LIFETIME_S) -> Claims:
-        """Return the claims of a fresh envelope of ours."""
+    def claims(
+        self, audience: str, lifetime_s: int = DEFAULT_LIFETIME_S, *, context: TraceContext | None = None
+    ) -> Claims:
+        """Return the claims of a fresh envelope of ours; what it asks for belongs to the span `context`."""
         now_s = self._clock.now_ms() // 1000
+        given: dict[str, Any] = {} if context is None else {"traceparent": context.to_traceparent()}
         return Claims(
-            v=1, iss=self._me.instance, aud=audience, jti=self._clock.new_id(), iat=now_s, exp=now_s + lifetime_s
+            v=1,
+            iss=self._me.instance,
+            aud=audience,
+            jti=self._clock.new_id(),
+            iat=now_s,
+            exp=now_s + lifetime_s,
+            **given,
         )
 
     async def send(self, peer: Peer, typ: EnvelopeType, items: Items) -> ReplyBody:
         """Send one envelope of at most 1000 items and return its reply, one result per item, in order.
 
+        It belongs to the span within which this is called.
         Raises `EnvelopeNotTaken`, `BadReply`, `EnvelopeRejected` (a reply that is no good) or `Unavailable`.
         """
         signer = self._keys.signer_for(peer.instance)
@@ -72,7 +83,7 @@ class Exchange:
     async def _send(
         self, peer: Peer, typ: EnvelopeType, signer: Signer, fields: Mapping[str, Any], items: Items | None, count: int
     ) -> ReplyBody:
-        claims = self.claims(peer.instance)
+        claims = self.claims(peer.instance, context=current())
         answer = await self._transport.deliver(peer, seal(signer, typ, claims, fields, items))
         return self._inbox.admit_reply(
             answer, sent_to=peer.instance, re=claims.jti, count=count, now_s=self._clock.now_ms() / 1000

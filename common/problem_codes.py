@@ -199,6 +199,10 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "valkey_not_durable": Code(
             "The Valkey may lose what it acknowledged.", "Configure it as `detail` says, or see `allow_data_loss`."
         ),
+        "telemetry_missing": Code(
+            "Traces are configured, and OpenTelemetry is not installed.",
+            "`pip install 'hubspoke[otel]'` or `make install-otel`; or leave the endpoint out (docs/tracing.md).",
+        ),
         "scripts_missing": Code("Files of the installation are missing.", "Install hubspoke again."),
         "webhook_secret": Code(
             "`webhook.key` is gone, or another one: receivers would not believe what is sent.",

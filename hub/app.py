@@ -55,6 +55,7 @@ from hub.api.webhooks import WebhooksApi
 from hub.auth import Doorkeeper, Identities
 from hub.courier import Ways
 from hub.dashboard.wiring import Behind, Dashboard
+from hub.delivery import Delivery
 from hub.descriptors import raise_limit
 from hub.federation_routes import FederationRoutes
 from hub.feed import Feed
@@ -73,12 +74,13 @@ from hub.outbox import Outbox
 from hub.placing import Placing
 from hub.queries import Queries
 from hub.reconciling import Reconciling
-from hub.requests import measured
+from hub.requests import in_spans, measured
 from hub.retention import Bounds, Retention
 from hub.rights import rights_of
 from hub.scraping import Scraping
 from hub.sender import Sender
 from hub.spawning import Spawning
+from hub.telling import Telling, open_telling
 from hub.webhook_post import WebhookPost
 from hub.webhook_progress import ProgressStore
 from hub.webhook_store import WebhookStore
@@ -134,7 +136,7 @@ def _retention(hub: Hub, client: Redis, keys: Keyspace, scripts: ScriptSet, metr
 
 
 def _application(
-    behind: Behind, routes: Sequence[Route], others: Sequence[web.RouteDef], metrics: Metrics
+    behind: Behind, routes: Sequence[Route], others: Sequence[web.RouteDef], telling: Telling
 ) -> web.Application:
     """Return the application: API and page are the admin's side, behind one door."""
     dashboard = Dashboard(behind)
@@ -143,11 +145,12 @@ def _application(
     door = Doorkeeper(behind.identities, entrance, scopes, behind.audit)
     app = web.Application(
         middlewares=[
-            measured(metrics),
-            refusals_counted(metrics.refuse_request),
+            measured(telling.metrics),
+            refusals_counted(telling.metrics.refuse_request),
             problems,
             entrance.middleware(),
             door.middleware(),
+            in_spans(telling.tracing),
         ]
     )
     app.on_response_prepare.append(entrance.give_orders)
@@ -160,8 +163,8 @@ def _application(
 class Parts:
     """Everything that a running hub is made of, built once its outside things are open."""
 
-    def __init__(self, hub: Hub, valkey: _Valkey, store: Stores, session: ClientSession) -> None:
-        me, clock, metrics = hub.me, SystemClock(), Metrics()
+    def __init__(self, hub: Hub, valkey: _Valkey, store: Stores, session: ClientSession, telling: Telling) -> None:
+        me, clock, metrics = hub.me, SystemClock(), telling.metrics
         trust, audit = store.trust, store.audit
         self.clock, self.url = clock, hub.settings.node.url
         keys, scripts, own_keys = Keyspace(me.instance), ScriptSet("hub"), OwnKeys(hub.key_files, trust)
@@ -169,11 +172,11 @@ class Parts:
         rotations, inbox = RotationStore(trust), Inbox(me, trust)
         self.links = Links()
         exchange = Exchange(me, own_keys, inbox, Carrier(self.links, PostTransport(session)), clock)
-        self.store = KnownStore(me.skew_s)
+        delivery, self.store = Delivery(exchange, telling.tracing), KnownStore(me.skew_s)
         self.agents = agents = Agents(valkey.client, keys, scripts, self.store)
         outbox = Outbox(valkey.client, keys, scripts, hub.settings.outbox.limit)
         self.retention = _retention(hub, valkey.client, keys, scripts, metrics)
-        self.sender = Sender(outbox, agents, exchange, trust, clock, metrics)
+        self.sender = Sender(outbox, agents, delivery, trust, clock, metrics)
         self.feed = Feed(valkey.client, valkey.blocking, keys)
         rotation_intake = RotationIntake(me.instance, rotations, clock, hub.settings.node.overlap_s)
         intake = Intake(me, inbox, agents, exchange, clock, metrics, rotation_intake, audit, self.sender.heard)
@@ -187,7 +190,7 @@ class Parts:
         inviting = Inviting(me.instance, own_keys, trust, clock)
         behind = Behind(
             me.instance,
-            AgentsApi(agents, spawning, Queries(exchange, agents, clock), trust, audit),
+            AgentsApi(agents, spawning, Queries(delivery, agents, clock), trust, audit),
             PeersApi(trust, agents, inviting, self.sender.hurry, self._own_url, self.links),
             FreezingApi(Freezing(trust, outbox, self.sender, clock), agents, audit),
             agents,
@@ -219,7 +222,7 @@ class Parts:
             *FederationRoutes(intake, joining, metrics, self._own_url).routes(),
             *links.routes(),
         ]
-        self.app = _application(behind, routes, others, metrics)
+        self.app = _application(behind, routes, others, telling)
         self.app.on_shutdown.append(self._stop_watchers)
 
     def _link_opened(self, tenant: str) -> None:
@@ -275,11 +278,12 @@ async def serve(hub: Hub, ready: Callable[[str], None]) -> None:
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(hub.directory.path))
+        telling = stack.enter_context(open_telling(hub))
         stores = stack.enter_context(open_stores(hub))
         valkey = await stack.enter_async_context(open_valkey(hub))
         stack.enter_context(stores.audit.serving())
         session = await stack.enter_async_context(open_session(hub.reach))
-        parts = Parts(hub, valkey, stores, session)
+        parts = Parts(hub, valkey, stores, session, telling)
         watched = Watched(valkey.client, Keyspace(hub.me.instance).prefix, MarkFile(hub.directory.path))
         guard = StoreGuard(watched, parts.store, parts.clock, parts.store_lost)
         await guard.open()

@@ -20,6 +20,7 @@ import aiohttp
 from common import strict_json
 from common.command_line import Unreachable
 from common.errors import HubspokeError, Malformed
+from common.trace_context import parse_traceparent
 from hub.answers import Change
 
 T = TypeVar("T")
@@ -70,16 +71,24 @@ class Asking:
     """Asks one hub; use it with `async with`. Without `tls` it believes the authorities of the system.
 
     `is_up`, for who can tell without connecting, is asked before the token goes out: while the hub is down another
-    program may listen in its place.
+    program may listen in its place. What it asks for belongs to the span that `traceparent` names, if that is one.
     """
 
     def __init__(
-        self, url: str, token: str, tls: ssl.SSLContext | None = None, is_up: Callable[[], bool] | None = None
+        self,
+        url: str,
+        token: str,
+        tls: ssl.SSLContext | None = None,
+        is_up: Callable[[], bool] | None = None,
+        traceparent: str | None = None,
     ) -> None:
         self._tls = tls
         self._is_up = is_up
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"}
+        context = parse_traceparent(traceparent)
+        if context is not None:
+            self._headers["traceparent"] = context.to_traceparent()
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:

@@ -14,6 +14,7 @@ from common.clock import Clock
 from common.commands import Freeze, Thaw
 from common.inbox import TrustSource
 from common.peers import Peer
+from common.trace_context import current_traceparent
 from hub.outbox import NewLatch, Outbox
 from hub.peering import active_spoke
 from hub.sender import Sender
@@ -47,7 +48,8 @@ class Freezing:
         command = model.model_validate({"id": command_id, **members})
         encoded = strict_json.encode(command.model_dump(by_alias=True, exclude_none=True))
         kills = isinstance(command, Freeze) and command.kill_agents
-        new = NewLatch(command_id, command.command, encoded, kills=kills, reason=members.get("reason", ""))
+        reason = members.get("reason", "")
+        new = NewLatch(command_id, command.command, encoded, kills, reason, current_traceparent())
         await self.outbox.enqueue_latch(peer.tenant, new, self.clock.now_ms())
         self.sender.wake(peer.tenant)
         return peer, command_id

@@ -13,6 +13,7 @@ from typing import Final
 from common.clock import Clock
 from common.errors import HubspokeError
 from common.inbox import TrustSource
+from common.trace_context import current_traceparent
 from hub.agents import LIVING, Agents, Filter
 from hub.outbox import EnqueuedKill, NewKill, Outbox
 from hub.peering import spoke_of_tenant
@@ -65,7 +66,11 @@ class Killing:
         refused = {record.agent_id: error for record in records if (error := self._refusal(record))}
         asked = [record for record in records if record.agent_id not in refused]
         ids = [(record.agent_id, self.clock.new_id()) for record in asked]
-        new = [NewKill(agent_id, command, encode_kill(command, agent_id, grace_s, reason)) for agent_id, command in ids]
+        trace = current_traceparent()
+        new = [
+            NewKill(agent_id, command, encode_kill(command, agent_id, grace_s, reason), trace)
+            for agent_id, command in ids
+        ]
         outcomes = dict(zip((each.agent_id for each in asked), await self.outbox.enqueue_kills(new), strict=True))
         for tenant in {record.tenant for record in asked}:
             self.sender.wake(tenant)

@@ -50,6 +50,11 @@ class Metrics:
             "spoke_failures", "Envelopes in a row that an active spoke did not answer", "spoke"
         )
         self.webhook_messages = table.counter("webhook_messages", "Messages sent to webhooks, by answer", "outcome")
+        self.spans = table.counter("spans", "Spans for the collector: `sent`, or `lost` when it was away", "outcome")
+
+    def count_spans(self, outcome: str, count: int) -> None:
+        """Count spans that were handed over, or not."""
+        self.spans.labels(outcome).inc(count)
 
     def refuse_request(self, code: str) -> None:
         """Count a request that was answered with a problem."""

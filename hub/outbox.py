@@ -34,7 +34,10 @@ class QueueFull(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class NewAgent:
-    """A spawn to be taken into the outbox; `command` is its JSON, `deadline_ms` 0 for none."""
+    """A spawn to be taken into the outbox; `command` is its JSON, `deadline_ms` 0 for none.
+
+    `trace` is the `traceparent` of what asked for it, "" for none.
+    """
 
     agent_id: str
     spoke: str
@@ -44,6 +47,7 @@ class NewAgent:
     content_hash: str
     command: bytes
     deadline_ms: int = 0
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +69,24 @@ class EnqueuedKill:
 
 @dataclass(frozen=True, slots=True)
 class NewKill:
-    """A kill to be taken into the outbox; `command` is its JSON."""
+    """A kill to be taken into the outbox; `command` is its JSON, `trace` the `traceparent` of what asked for it."""
 
     agent_id: str
     command_id: str
     command: bytes
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NewLatch:
-    """A `freeze` or `thaw` to be taken into the outbox; `command` is its JSON."""
+    """A `freeze` or `thaw` to be taken into the outbox; `command` is its JSON, `trace` what asked for it."""
 
     command_id: str
     kind: str
     command: bytes
     kills: bool
     reason: str
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,7 @@ class Outbox:
                 new.content_hash,
                 new.command,
                 new.deadline_ms,
+                new.trace,
             )
         ]
         results = await self._run("enqueue", [now_ms, self._limit, EVENTS_KEPT, len(agents), *fields])
@@ -134,21 +141,21 @@ class Outbox:
 
     async def enqueue_kills(self, kills: Sequence[NewKill]) -> list[EnqueuedKill]:
         """Take kills, of each agent one; those that wait already are not doubled."""
-        fields = [value for new in kills for value in (new.agent_id, new.command_id, new.command)]
+        fields = [value for new in kills for value in (new.agent_id, new.command_id, new.command, new.trace)]
         results = await self._run("kill", fields) if kills else []
         return [EnqueuedKill(*(value.decode() for value in result)) for result in results]
 
     async def enqueue_latch(self, tenant: str, new: NewLatch, now_ms: int) -> None:
         """Take a freeze or a thaw of a spoke; it makes those that wait void, except a kill."""
         arguments: list[str | bytes | int] = [tenant, new.command_id, new.kind, int(new.kills), new.command, now_ms]
-        await self._run("latch", [*arguments, new.reason])
+        await self._run("latch", [*arguments, new.reason, new.trace])
 
     async def take(self, tenant: str, now_ms: int, count: int = MAX_COMMANDS) -> Taken:
         """Return what fits the next envelope, in order, leaving it where it is."""
         commands, left, following = await self._run("take", [now_ms, tenant, count, MAX_ITEMS_BYTES])
         queued = tuple(
-            Queued(command_id.decode(), kind.decode(), agent_id.decode(), encoded, int(attempts))
-            for command_id, kind, agent_id, encoded, attempts in commands
+            Queued(command_id.decode(), kind.decode(), agent_id.decode(), encoded, int(attempts), trace.decode())
+            for command_id, kind, agent_id, encoded, attempts, trace in commands
         )
         return Taken(queued, int(left), int(float(following or 0)))
 

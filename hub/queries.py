@@ -13,13 +13,14 @@ from typing import Any, Final
 from common import strict_json
 from common.agent_state import AgentStatus
 from common.clock import Clock
-from common.envelope import EnvelopeType, Items, Result, Slice
+from common.envelope import Result, Slice
 from common.errors import PeerError, Unavailable
-from common.exchange import Exchange
 from common.inbox import BadReply
 from common.peers import Peer
+from common.trace_context import current_traceparent
 from hub.agents import Agents
-from hub.settlement import MAX_DETAIL, Settlement
+from hub.delivery import Delivery
+from hub.settlement import MAX_DETAIL, Queued, Settlement
 
 TIMEOUT_S: Final = 10.0
 _STATUS: Final = {"not_found": HTTPStatus.NOT_FOUND, "not_allowed": HTTPStatus.FORBIDDEN}
@@ -43,8 +44,8 @@ class SpokeRefused(PeerError):
 class Queries:
     """Asks spokes directly."""
 
-    def __init__(self, exchange: Exchange, agents: Agents, clock: Clock, timeout_s: float = TIMEOUT_S) -> None:
-        self._exchange = exchange
+    def __init__(self, delivery: Delivery, agents: Agents, clock: Clock, timeout_s: float = TIMEOUT_S) -> None:
+        self._delivery = delivery
         self._agents = agents
         self._clock = clock
         self._timeout_s = timeout_s
@@ -98,9 +99,10 @@ class Queries:
     async def _ask(self, peer: Peer, command: dict[str, Any], chosen_id: str | None = None) -> Result:
         command_id = chosen_id or self._clock.new_id()
         item = strict_json.encode({"id": command_id, **command})
+        asked = Queued(command_id, command["command"], command["agentId"], item, trace=current_traceparent())
         try:
             async with asyncio.timeout(self._timeout_s):
-                reply = await self._exchange.send(peer, EnvelopeType.COMMAND, Items("commands", [item]))
+                reply = await self._delivery.send(peer, [asked])
         except (TimeoutError, Unavailable) as error:
             raise Unreachable(f"{peer.instance} cannot be reached now; try again later") from error
         except PeerError as error:

@@ -1,4 +1,4 @@
-"""One canonical line and one measurement per request of the admin's side; the federation protocol logs its own."""
+"""One canonical line, one measurement, one span per request of the admin's side; the protocol logs its own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from common.http import route_of
+from common.http_tracing import traced
+from common.tracing import Tracing
+from hub.auth import WHO
 from hub.metrics import Metrics
 
 _API: Final = "/api/"
@@ -40,5 +43,20 @@ def measured(metrics: Metrics) -> Middleware:
                 status=status,
                 duration_ms=round(seconds * 1000, 1),
             )
+
+    return middleware
+
+
+def in_spans(tracing: Tracing) -> Middleware:
+    """Return the middleware that makes spans of what the API is asked, and of what the page is told to do.
+
+    It stands inside the door: nobody who was not let in causes a span.
+    """
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if WHO not in request or not (request.path.startswith(_API) or request.method == "POST"):
+            return await handler(request)
+        return await traced(tracing, handler)(request)
 
     return middleware

@@ -21,14 +21,14 @@ import structlog
 
 from common.clock import Clock
 from common.commands import MAX_COMMANDS
-from common.envelope import EnvelopeType, Items
 from common.errors import HubspokeError, Unavailable
-from common.exchange import EnvelopeNotTaken, Exchange
+from common.exchange import EnvelopeNotTaken
 from common.inbox import TrustSource
 from common.peers import Peer
 from common.problem_codes import label_of
 from hub.agents import Agents
 from hub.backoff import delay_s
+from hub.delivery import Delivery
 from hub.metrics import Metrics
 from hub.outbox import Failed, Outbox
 from hub.settlement import GUILTY, Queued, Settlement, error_of, refuse, settle, shown_error
@@ -60,7 +60,7 @@ class Sender:
         self,
         outbox: Outbox,
         agents: Agents,
-        exchange: Exchange,
+        delivery: Delivery,
         trust: TrustSource,
         clock: Clock,
         metrics: Metrics,
@@ -68,7 +68,7 @@ class Sender:
     ) -> None:
         self._outbox = outbox
         self._agents = agents
-        self._exchange = exchange
+        self._delivery = delivery
         self._trust = trust
         self._clock = clock
         self._metrics = metrics
@@ -177,9 +177,7 @@ class Sender:
         lane.heard.clear()
         started = time.monotonic()
         try:
-            reply = await self._exchange.send(
-                peer, EnvelopeType.COMMAND, Items("commands", [command.encoded for command in commands])
-            )
+            reply = await self._delivery.send(peer, commands)
             settlements = settle(commands, reply, self._clock.now_ms(), self._jitter)
         except HubspokeError as error:
             await self._failed(lane, peer, commands, error, started)

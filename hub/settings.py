@@ -19,6 +19,7 @@ from common.configuration import (
     ValkeySection,
     load_settings,
 )
+from common.telemetry import TelemetrySection
 
 __all__ = ["ConfigError", "HubDirectory", "HubSettings", "load"]
 
@@ -66,6 +67,7 @@ class HubSettings(NodeSettings):
     retention: RetentionSection = RetentionSection()
     audit: AuditSection = AuditSection()
     tls: TlsSection = TlsSection()
+    telemetry: TelemetrySection = TelemetrySection()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,17 @@ MAX_DETAIL: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A command in the outbox; `encoded` is its JSON as it goes out, `attempts` how often the spoke put it off."""
+    """A command in the outbox; `encoded` is its JSON as it goes out, `attempts` how often the spoke put it off.
+
+    `trace` is the `traceparent` of what asked for it, "" where nothing did.
+    """
 
     command_id: str
     kind: str
     agent_id: str
     encoded: bytes
     attempts: int = 0
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from common.errors import CommandRefused, HubspokeError
 from common.inbox import TrustSource
 from common.peers import Trust
 from common.repository import parse_repository
+from common.trace_context import current_traceparent
 from hub.agents import Agents, NoSuchAgent
 from hub.gathering import Gathering
 from hub.metrics import Metrics
@@ -120,6 +121,7 @@ class Spawning:
             content_hash=hash_content(content),
             command=command,
             deadline_ms=deadline_ms,
+            trace=current_traceparent(),
         )
 
     async def kill(self, agent_id: str, grace_s: int, reason: str | None) -> EnqueuedKill:
@@ -127,7 +129,7 @@ class Spawning:
         record = await self._agents.find(agent_id)
         command_id = self._clock.new_id()
         spoke_of_tenant(self._trust.current(), record.spoke, record.tenant)
-        new = NewKill(agent_id, command_id, encode_kill(command_id, agent_id, grace_s, reason))
+        new = NewKill(agent_id, command_id, encode_kill(command_id, agent_id, grace_s, reason), current_traceparent())
         (enqueued,) = await self._outbox.enqueue_kills([new])
         if enqueued.outcome == "not_found":
             raise NoSuchAgent(f"there is no agent {agent_id} here; see hub list")

@@ -13,6 +13,8 @@ import structlog
 from common.clock import SystemClock
 from common.keyring import Keyring
 from common.peers import LOCAL_TENANT, Trust
+from common.tracing import Tracing
+from spoke.agent_spans import AgentSpans
 from spoke.answers import Answers
 from spoke.attendant import Attendant
 from spoke.git import Git
@@ -64,6 +66,7 @@ def agent_parts(
     trust: Callable[[], Trust],
     sup: Supervisor,
     role: WorkerRole,
+    tracing: Tracing,
 ) -> AgentParts:
     """Build them for the node's own worker or another; raises LocalError `config`."""
     directory, clock = spoke.directory, SystemClock()
@@ -73,7 +76,8 @@ def agent_parts(
     launcher = _launcher(spoke)
     workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)), ignored=launcher.ignored_files())
     patches = Patches(runs, workspaces)
-    attendant = Attendant(queue, commands, workspaces, sup, runs, launcher, clock)
+    spans = AgentSpans(tracing, spoke.me.instance)
+    attendant = Attendant(queue, commands, workspaces, sup, runs, launcher, clock, spans=spans)
     node, life = _place(directory.path, role.name), clock.new_id()
     worker = Worker(queue, attendant, limits, node=node, life=life, occupancy=occupancy, lost=role.lost)
     keep = _keep(spoke.settings.limits)

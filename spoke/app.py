@@ -49,6 +49,7 @@ from common.valkey_rights import check_server
 from spoke.agent_parts import WorkerRole, agent_parts
 from spoke.agent_view import AgentView
 from spoke.dialer import Dialer, Greeter
+from spoke.envelope_spans import EnvelopeSpans
 from spoke.events import Courier
 from spoke.eviction import Eviction
 from spoke.federation_routes import FederationRoutes
@@ -70,6 +71,7 @@ from spoke.salvage import Salvage
 from spoke.scraping import Scraping
 from spoke.stopping import stop_in_time, stop_signalled
 from spoke.supervision.supervisor import Supervisor
+from spoke.telling import Telling, open_telling
 
 __all__ = ["Spoke", "serve"]
 
@@ -96,10 +98,11 @@ async def _valkey(spoke: Spoke) -> AsyncIterator[tuple[Redis, Redis, EmbeddedVal
 
 @dataclass(frozen=True, slots=True)
 class _Stores:
-    """What lies outside Valkey: the peers, and the audit of what is decided."""
+    """What lies outside Valkey: the peers, the audit of what is decided, what is told to those who watch."""
 
     audit: Audit
     trust: TrustStore
+    telling: Telling
 
 
 class _Parts:
@@ -108,24 +111,24 @@ class _Parts:
     def __init__(self, spoke: Spoke, client: Redis, stores: _Stores, session: ClientSession, sup: Supervisor) -> None:
         settings, directory, me = spoke.settings, spoke.directory, spoke.me
         trust, audit, clock = stores.trust, stores.audit, SystemClock()
-        self._spoke, self._trust = spoke, trust
-        self.dials = settings.node.link != "never"
+        self._spoke, self._trust, self.dials = spoke, trust, settings.node.link != "never"
         self.queue = Queue(client, me.instance, spoke.bounds)
         inbox = Inbox(me, trust)
         keys = OwnKeys(spoke.key_files, trust)
         audit.sign_with(keys)
         links, post = Links(), None if settings.node.link == "always" else PostTransport(session)
         exchange = Exchange(me, keys, inbox, Carrier(links, post), clock)
-        metrics = Metrics()
+        telling, metrics = stores.telling, stores.telling.metrics
         role = WorkerRole("", lambda cause: metrics.leases_lost.labels(cause).inc())
-        agents = agent_parts(spoke, self.queue, keys.keyring, trust.current, sup, role)
+        agents = agent_parts(spoke, self.queue, keys.keyring, trust.current, sup, role, telling.tracing)
         self.worker, self.janitor, commands = agents.worker, agents.janitor, agents.commands
         watched = Watched(client, self.queue.prefix, MarkFile(directory.path))
         self.store_guard = StoreGuard(
             watched, self.queue.store, clock, Salvage(self.queue, agents.runs, commands, sup, self.worker)
         )
         self.courier = Courier(self.queue, exchange, trust.current, metrics.envelope_events.observe)
-        router = Router(self.queue, agents.answers, commands, exchange, partial(self._rules_of, agents.launcher), audit)
+        rules, spans = partial(self._rules_of, agents.launcher), EnvelopeSpans(telling.tracing, clock)
+        router = Router(self.queue, agents.answers, commands, exchange, rules, audit, spans)
         rotating, announcer = _rotating(spoke, trust, self.queue, keys, exchange)
         petition = Petition(Joiner(me, keys, settings.node.url, clock), session, trust)
         self.of_peers = (announcer.run, Eviction(self.queue, trust.current).run, petition.run)
@@ -142,6 +145,7 @@ class _Parts:
             self.queue,
             agents.runs,
             Scraping(metrics, StoreMetrics(metrics.table, client, self.queue.store), self.queue, trust, links),
+            telling.tracing,
         )
         operator = OperatorApi(
             guard, view, self.queue, Requeuer(keys, self.queue, commands, exchange, clock), self.janitor
@@ -233,9 +237,10 @@ async def serve(spoke: Spoke, ready: Callable[[str], None], *, works: bool = Tru
     stop = stop_signalled()
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(spoke.directory.path))
+        telling = stack.enter_context(open_telling(spoke))
         client, listener, server = await stack.enter_async_context(_valkey(spoke))
         audit = stack.enter_context(closing(spoke.open_audit()))
-        stores = _Stores(audit, stack.enter_context(closing(spoke.open_trust(audit))))
+        stores = _Stores(audit, stack.enter_context(closing(spoke.open_trust(audit))), telling)
         stack.enter_context(audit.serving())
         session = await stack.enter_async_context(open_session(spoke.reach))
         supervisor = await stack.enter_async_context(Supervisor())

@@ -20,10 +20,13 @@ from common.clock import Clock
 from common.commands import Spawn
 from common.errors import CommandRefused, HubspokeError, Unavailable
 from common.repository import parse_repository
+from common.span_attributes import NOTHING, Attributes
 from spoke.agent_record import TamperedRecord
+from spoke.agent_spans import AgentSpans, told_of_run
+from spoke.bare import outcome_of, value_of
 from spoke.conclusion import conclude
 from spoke.held import Held, KilledBeforeStart, LeaseLost
-from spoke.launching import Launcher, Resumption
+from spoke.launching import Launcher, Resumption, Start
 from spoke.outcome import final_fields
 from spoke.patches import Patches
 from spoke.publication import publish
@@ -51,7 +54,7 @@ def pause_ms(attempt: int, fraction: float) -> int:
 class Attendant:
     """Does the work for claims; holds no state between them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # everything that an attempt needs comes together here
         self,
         queue: Queue,
         commands: StoredCommands,
@@ -60,6 +63,8 @@ class Attendant:
         runs: Runs,
         launcher: Launcher,
         clock: Clock,
+        *,
+        spans: AgentSpans,
     ) -> None:
         self._queue = queue
         self._commands = commands
@@ -69,6 +74,7 @@ class Attendant:
         self._launcher = launcher
         self._patches = Patches(runs, workspaces)
         self._clock = clock
+        self._spans = spans
 
     async def attend(self, held: Held, *, resumed: bool) -> None:
         """Take an agent to its end; returns when it is in a terminal state, queued again, or somebody else's."""
@@ -108,14 +114,16 @@ class Attendant:
 
     async def _launch(self, held: Held, run: Run) -> None:
         record, asked = held.claim.record, held.claim.asked
-        spawn = self._commands.prove(record, asked.spawn)
-        resume = self._commands.prove_resume(record, asked.resume)
+        spawn, claims = self._commands.open(record, asked.spawn)
+        resume, again = self._commands.prove_resume(record, asked.resume) or (None, None)
+        held.spans = self._spans.begin(record, claims, again)
         workspace = await self._unless_killed(held, self._prepare(held, spawn, anew=resume is None))
         resumption = None
         if resume is not None:
             earlier = await asyncio.to_thread(self._runs.earlier, held.ref, record.attempt)
             resumption = Resumption(resume.text, earlier)
-        spec = await asyncio.to_thread(self._launcher.prepare, run, workspace, spawn, record.attempt, resumption)
+        start = Start(record.attempt, resumption, held.spans.context)
+        spec = await asyncio.to_thread(self._launcher.prepare, run, workspace, spawn, start)
         await asyncio.to_thread(run.keep_origin, record.fields, asked)
         await self._pass_fence(held)
         held.starting = True
@@ -126,6 +134,7 @@ class Attendant:
         """Look what a former worker left of the agent; False when it was queued again or failed."""
         state = self._supervisor.state(run.directory)
         _log.info("agent.adopted", run=state.value)
+        held.spans = self._spans.adopt(held.claim.record, held.claim.asked)
         if state is RunState.NEVER_STARTED:
             await self._retry(held, "lost", "its worker ended before it was started", may_help=True)
             return False
@@ -139,14 +148,14 @@ class Attendant:
     async def _unless_killed(self, held: Held, work: Coroutine[Any, Any, _T]) -> _T:
         """Return what `work` returns; raises `KilledBeforeStart` or `LeaseLost` as soon as one is known."""
         async with asyncio.TaskGroup() as group:
-            working = group.create_task(_outcome(work))
-            watching = group.create_task(_outcome(held.next_kill()))
+            working = group.create_task(outcome_of(work))
+            watching = group.create_task(outcome_of(held.next_kill()))
             await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
             working.cancel()
             watching.cancel()
         if not watching.cancelled():
-            raise KilledBeforeStart(_value(watching))
-        return _value(working)
+            raise KilledBeforeStart(value_of(watching))
+        return value_of(working)
 
     async def _pass_fence(self, held: Held) -> None:
         verdict = await self._persist(lambda: self._queue.launch(held.claim))
@@ -168,19 +177,22 @@ class Attendant:
         await self._conclude(held, run, ending)
 
     async def _note_started(self, held: Held) -> None:
-        if not await self._persist(lambda: self._queue.started(held.claim, self._clock.now_ms())):
+        now_ms = self._clock.now_ms()
+        if held.spans is not None:
+            held.spans.started(now_ms)
+        if not await self._persist(lambda: self._queue.started(held.claim, now_ms)):
             raise LeaseLost
 
     async def _wait(self, held: Held, run: Run) -> Ending:
         async with asyncio.TaskGroup() as group:
-            waiting = group.create_task(_outcome(self._supervisor.wait(run.directory)))
-            passing = group.create_task(_outcome(self._pass_kills(held, run)))
+            waiting = group.create_task(outcome_of(self._supervisor.wait(run.directory)))
+            passing = group.create_task(outcome_of(self._pass_kills(held, run)))
             await asyncio.wait((waiting, passing), return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
             passing.cancel()
         if not passing.cancelled():
-            _value(passing)
-        return _value(waiting)
+            value_of(passing)
+        return value_of(waiting)
 
     async def _pass_kills(self, held: Held, run: Run) -> None:
         while True:
@@ -203,6 +215,7 @@ class Attendant:
             fields.setdefault("detail", "; ".join(outcome.problems))
         if not await self._persist(lambda: self._queue.finish(held.claim, verdict.status, fields)):
             raise LeaseLost
+        _tell_end(held, verdict.status, verdict.reason, told_of_run(ending.exit_code, outcome.result))
         await asyncio.to_thread(run.settle)
         _log.info("agent.finished", outcome=verdict.status, reason=verdict.reason, exit_code=ending.exit_code)
         if workspace is not None and changes is not None:
@@ -229,6 +242,7 @@ class Attendant:
         fields = {"reason": reason, "detail": detail[:_MAX_DETAIL]}
         if not await self._persist(lambda: self._queue.finish(held.claim, status, fields)):
             raise LeaseLost
+        _tell_end(held, status, reason)
         _log.info("agent.finished", outcome=status, reason=reason)
         await self._clear(held)
 
@@ -241,7 +255,7 @@ class Attendant:
             await self._discard(held)
 
     async def _discard(self, held: Held) -> None:
-        """Delete a workspace that was being made when somebody killed the agent: nothing of it is anybody's work."""
+        """Delete a workspace that was being made when the agent was killed: nothing of it is anybody's work."""
         try:
             await self._workspaces.discard(held.ref.tenant, held.ref.agent_id)
         except WorkspaceFailed as error:
@@ -252,6 +266,7 @@ class Attendant:
         outcome = await self._persist(
             lambda: self._queue.retry(held.claim, reason, detail[:_MAX_DETAIL], pause_ms=pause, may_help=may_help)
         )
+        _tell_end(held, outcome, reason)
         _log.warning("agent.failed_start", outcome=outcome, reason=reason, detail=detail)
         if outcome in TERMINAL:
             await self._clear(held)
@@ -274,19 +289,9 @@ class Attendant:
                 await asyncio.sleep(_PERSIST_PAUSE_S)
 
 
-async def _outcome(work: Awaitable[_T]) -> tuple[_T | None, BaseException | None]:
-    """Return what `work` returned or raised, so that a TaskGroup does not wrap what the caller expects bare."""
-    try:
-        return await work, None
-    except (HubspokeError, OSError, LeaseLost, KilledBeforeStart) as error:
-        return None, error
-
-
-def _value(task: asyncio.Task[tuple[_T | None, BaseException | None]]) -> _T:
-    value, error = task.result()
-    if error is not None:
-        raise error
-    return value  # type: ignore[return-value]  # None only beside an error, or because it is the value
+def _tell_end(held: Held, status: str, reason: str | None, told: Attributes = NOTHING) -> None:
+    if held.spans is not None:
+        held.spans.ended(status, reason, told)
 
 
 def _reason_of(error: Exception) -> str:

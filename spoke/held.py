@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from spoke.agent_record import AgentRef
+from spoke.agent_spans import AttemptSpans
 from spoke.queue_terms import Claim, KillStep
 
 
@@ -29,6 +30,8 @@ class Held:
         """Set before the supervisor is asked: from then on only the run directory knows whether a process exists."""
         self.released = asyncio.Event()
         """Set when nobody here does anything for the claim any more."""
+        self.spans: AttemptSpans | None = None
+        """What is told of the attempt; None before it was proved to be asked for, or where nobody listens."""
         self._kill: KillStep | None = None
         self._lost = False
         self._news = asyncio.Event()

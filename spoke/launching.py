@@ -19,6 +19,7 @@ from common.agent_output import account_for
 from common.agent_state import AGENT_TYPES, AgentType
 from common.commands import Spawn, SpawnFields
 from common.errors import Invalid
+from common.trace_context import TraceContext
 from spoke.profiles import AgentConfig, Assignment, Profile, Shelf, agent_environment, task_document
 from spoke.profiles.shelf import fill_in
 from spoke.prompts import Prompts
@@ -47,6 +48,15 @@ class Resumption:
 
     text: str | None
     earlier: Sequence[Run]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What an attempt is beside the spawn: its number, what it goes on from, the span that the agent continues."""
+
+    attempt: int
+    resumption: Resumption | None = None
+    context: TraceContext | None = None
 
 
 class Launcher:
@@ -101,9 +111,7 @@ class Launcher:
             raise Invalid("context.skills: agents of this type share a home here; leave skills out")
         self._skills.check(skills)
 
-    def prepare(
-        self, run: Run, workspace: Workspace, spawn: Spawn, attempt: int, resumption: Resumption | None = None
-    ) -> LaunchSpec:
+    def prepare(self, run: Run, workspace: Workspace, spawn: Spawn, start: Start) -> LaunchSpec:
         """Make the run's directories, write its task, and return what to start; reads earlier logs, so it blocks.
 
         An agent that was resumed goes on with its home, and with its session where its program told which that is.
@@ -111,11 +119,11 @@ class Launcher:
         file that the program would obey.
         """
         _refuse_files(self.profile(spawn.agent_type), workspace.tree)
-        if resumption is not None:
-            run = run.at_home_in(resumption.earlier)
-        assignment = _assignment(run, workspace, spawn, attempt, resumption)
+        if start.resumption is not None:
+            run = run.at_home_in(start.resumption.earlier)
+        assignment = _assignment(run, workspace, spawn, start)
         profile = self.profile(spawn.agent_type)
-        session = _session(profile, resumption)
+        session = _session(profile, start.resumption)
         task = task_document(assignment)
         prompt = None
         if profile.prompt_via != "stdin-json":
@@ -171,14 +179,12 @@ def _session(profile: Profile, resumption: Resumption | None) -> str | None:
     return None
 
 
-def _assignment(
-    run: Run, workspace: Workspace, spawn: Spawn, attempt: int, resumption: Resumption | None
-) -> Assignment:
+def _assignment(run: Run, workspace: Workspace, spawn: Spawn, start: Start) -> Assignment:
     return Assignment(
         agent_id=spawn.id,
         task_id=spawn.task_id,
         agent_type=spawn.agent_type,
-        attempt=attempt,
+        attempt=start.attempt,
         timeout_s=spawn.timeout_s,
         context=spawn.context,
         branch=workspace.branch,
@@ -187,8 +193,9 @@ def _assignment(
         temporary=run.temporary,
         task_file=run.task_file,
         result_file=run.result_file,
-        is_resumed=resumption is not None,
-        message=None if resumption is None else resumption.text,
+        is_resumed=start.resumption is not None,
+        message=None if start.resumption is None else start.resumption.text,
+        traceparent=None if start.context is None else start.context.to_traceparent(),
     )
 
 

@@ -24,9 +24,11 @@ from common.http import (
     read_json,
     route_of,
 )
+from common.http_tracing import traced
 from common.metric_table import CONTENT_TYPE
 from common.node_views import HealthView, ReadyView
 from common.route import Route, read_query
+from common.tracing import Tracing
 from spoke.agent_record import AgentRef
 from spoke.agent_view import AgentView, Filter, shown
 from spoke.local_models import (
@@ -104,7 +106,14 @@ class LocalApi:
     """The routes for this machine."""
 
     def __init__(
-        self, guard: Guard, spawner: LocalSpawner, view: AgentView, queue: Queue, runs: Runs, scraping: Scraping
+        self,
+        guard: Guard,
+        spawner: LocalSpawner,
+        view: AgentView,
+        queue: Queue,
+        runs: Runs,
+        scraping: Scraping,
+        tracing: Tracing,
     ) -> None:
         self._guard = guard
         self._audit = guard.audit
@@ -113,6 +122,7 @@ class LocalApi:
         self._queue = queue
         self._runs = runs
         self._scraping = scraping
+        self._tracing = tracing
 
     def routes(self) -> list[Route]:
         """Return the route table."""
@@ -121,7 +131,7 @@ class LocalApi:
             Route(
                 "POST",
                 "/agents/spawn",
-                guard(self._spawn),
+                guard(traced(self._tracing, self._spawn)),
                 "Start an agent; it cannot be lost when this answers",
                 status=_CREATED,
                 request=LocalSpawnRequest,

@@ -15,6 +15,7 @@ from common.exchange import Exchange
 from common.keyring import NodeKeys
 from common.peers import LOCAL_TENANT
 from common.strict_json import encode
+from common.trace_context import current
 from spoke.agent_record import AgentRecord
 from spoke.local_models import LocalSpawnRequest
 from spoke.policy import LOCAL_POLICY, check_spawn
@@ -49,7 +50,7 @@ class LocalSpawner:
         self._offer(request)
         fields = request.model_dump(by_alias=True, exclude={"agent_id"})
         command = {"id": request.agent_id or self._clock.new_id(), "command": "spawn", **fields}
-        claims = self._exchange.claims(self._sender.instance)
+        claims = self._exchange.claims(self._sender.instance, context=current())
         raw = seal(self._keys.current, EnvelopeType.COMMAND, claims, {}, Items("commands", [encode(command)]))
         step = SpawnStep(Spawn.model_validate(command), 0)
         (answer,) = await self._queue.accept(self._sender, claims.jti, raw, [step])

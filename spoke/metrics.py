@@ -43,6 +43,11 @@ class Metrics:
             "Agents taken over from a worker that did not keep them: `restart` of the node, or it `stood_still`",
             "cause",
         )
+        self.spans = table.counter("spans", "Spans for the collector: `sent`, or `lost` when it was away", "outcome")
+
+    def count_spans(self, outcome: str, count: int) -> None:
+        """Count spans that were handed over, or not."""
+        self.spans.labels(outcome).inc(count)
 
     def refuse_request(self, code: str) -> None:
         """Count a request that was answered with a problem."""

@@ -36,9 +36,11 @@ from common.envelope import MAX_ITEMS_BYTES
 from common.errors import CommandRefused, NotAllowed
 from common.exchange import Exchange
 from common.peers import Peer
+from common.tracing import refusals
 from spoke.agent_record import AgentRecord, AgentRef, TamperedRecord
 from spoke.answers import MAX_PATCHES, Answers, counts_bytes
 from spoke.decisions import decisions, starts_something
+from spoke.envelope_spans import EnvelopeSpans
 from spoke.policy import Policy, check_command, check_spawn
 from spoke.queue import Queue
 from spoke.queue_terms import (
@@ -211,8 +213,10 @@ class Router:
         exchange: Exchange,
         rules_of: Callable[[Peer], Rules],
         audit: Audit,
+        spans: EnvelopeSpans,
     ) -> None:
         self._commands = commands
+        self._spans = spans
         self._audit = audit
         self._queue = queue
         self._answers = answers
@@ -221,6 +225,12 @@ class Router:
 
     async def answer(self, admitted: Admitted) -> bytes:
         """Accept an envelope and return its REPLY; raises `EnvelopeRejected`, `RateLimited`, `Unavailable`."""
+        with self._spans.processing(admitted) as told:
+            results = await self._results(admitted)
+            told.error, told.notes = refusals((result["id"], result.get("error", {}).get("code")) for result in results)
+            return self._exchange.reply(admitted.peer.instance, admitted.envelope.claims.jti, fit(results))
+
+    async def _results(self, admitted: Admitted) -> list[dict[str, Any]]:
         started = time.perf_counter()
         envelope, peer = admitted.envelope, admitted.peer
         self._queue.store.check_signed(envelope.claims.iat)
@@ -234,7 +244,7 @@ class Router:
         results = [await self._result(each, found, room) for each, found in zip(planned, answers, strict=True)]
         await self._decided(admitted, results)
         _record(peer, envelope.claims.jti, planned, results, time.perf_counter() - started)
-        return self._exchange.reply(peer.instance, envelope.claims.jti, fit(results))
+        return results
 
     async def _look_up(self, peer: Peer, commands: Sequence[Command]) -> Asked:
         """Return what once asked for the agents that are to be resumed; raises `Unavailable`."""

@@ -20,6 +20,7 @@ from common.configuration import (
     ValkeySection,
     load_settings,
 )
+from common.telemetry import TelemetrySection
 from spoke.policy import Policy
 from spoke.profiles import AgentConfig, Shelf
 
@@ -100,6 +101,7 @@ class SpokeSettings(NodeSettings):
     local: LocalSection = LocalSection()
     audit: AuditSection = AuditSection()
     tls: TlsSection = TlsSection()
+    telemetry: TelemetrySection = TelemetrySection()
     agents: dict[AgentType, AgentConfig] = Field(default_factory=dict)
     policy: Policy = Policy()
 

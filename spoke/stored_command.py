@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from common.commands import Command, Resume, Spawn, content_hash, resume_hash
-from common.envelope import MAX_LIFETIME_S, VerifiedEnvelope, verify
+from common.envelope import MAX_LIFETIME_S, Claims, VerifiedEnvelope, verify
 from common.errors import EnvelopeRejected
 from common.keyring import Keyring
 from common.peers import LOCAL_TENANT, Peer, Trust
@@ -35,10 +35,14 @@ class StoredCommands:
 
     def prove(self, record: AgentRecord, raw: bytes) -> Spawn:
         """Return the spawn that a peer of this record's tenant signed for this very agent; raises `TamperedRecord`."""
+        return self.open(record, raw)[0]
+
+    def open(self, record: AgentRecord, raw: bytes) -> tuple[Spawn, Claims]:
+        """Return what `prove` does, and the claims of its envelope."""
         if _signed_by_us(record):
             # What we sign names its owner: nothing of one tenant can be passed off as another's.
             audience = self.owner(record.ref.tenant)
-            _, spawn = _open(record, raw, self._own(), audience, at="queued_at", index="index")
+            envelope, spawn = _open(record, raw, self._own(), audience, at="queued_at", index="index")
         else:
             envelope, spawn = _open(record, raw, self._trust().keyring, self._instance, at="queued_at", index="index")
             self._check_sender(record, envelope)
@@ -46,10 +50,12 @@ class StoredCommands:
             raise TamperedRecord("the stored envelope asks for another agent; nothing was started")
         if content_hash(spawn) != record.fields.get("hash"):
             raise TamperedRecord("the stored envelope asks for something else; nothing was started")
-        return spawn.model_copy(update={"timeout_s": self._timeout_s(record, spawn)})
+        return spawn.model_copy(update={"timeout_s": self._timeout_s(record, spawn)}), envelope.claims
 
-    def prove_resume(self, record: AgentRecord, raw: bytes) -> Resume | None:
-        """Return the last resume that the owner of this very agent signed, None for one that was never resumed.
+    def prove_resume(self, record: AgentRecord, raw: bytes) -> tuple[Resume, Claims] | None:
+        """Return the last resume that the owner of this very agent signed, and the claims of its envelope.
+
+        None for one that was never resumed.
 
         Raises `TamperedRecord`.
         """
@@ -62,7 +68,7 @@ class StoredCommands:
             raise TamperedRecord("the envelope of its resume is about another agent; nothing was started")
         if record.fields.get(f"resume:{resume.id}") != resume_hash(resume):
             raise TamperedRecord("the envelope of its resume asks for something else; nothing was started")
-        return resume
+        return resume, envelope.claims
 
     def _timeout_s(self, record: AgentRecord, spawn: Spawn) -> int:
         """Return the seconds that were granted, never more than were asked for or than the policy gives now."""

@@ -22,7 +22,7 @@ from common.repository import parse_repository
 from spoke.agent_record import AgentRef
 from spoke.conclusion import conclude
 from spoke.git import Git
-from spoke.launching import Launcher
+from spoke.launching import Launcher, Start
 from spoke.profiles import AgentConfig
 from spoke.runs import Run, Runs
 from spoke.supervision.supervisor import Supervisor
@@ -74,7 +74,7 @@ class Trial:
         repository = parse_repository(spawn.context.repository)
         workspace = await workspaces.prepare(ref.tenant, ref.agent_id, repository, _BRANCH)
         run = runs.run(ref, 1)
-        await supervisor.start(run.directory, launcher.prepare(run, workspace, spawn, 1))
+        await supervisor.start(run.directory, launcher.prepare(run, workspace, spawn, Start(1)))
         ending = await supervisor.wait(run.directory)
         changes = await workspaces.collect(workspace)
         outcome = await asyncio.to_thread(conclude, run, ending, launcher, self.agent_type, changes)

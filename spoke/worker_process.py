@@ -25,6 +25,7 @@ from spoke.node import Spoke
 from spoke.queue import Queue
 from spoke.stopping import stop_in_time, stop_signalled
 from spoke.supervision.supervisor import Supervisor
+from spoke.telling import open_telling
 from spoke.worker import Worker
 
 _log: Final = structlog.get_logger("spoke")
@@ -57,6 +58,7 @@ async def work(spoke: Spoke, name: str, ready: Callable[[], None]) -> None:
     stop = stop_signalled()
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(spoke.directory.path, f"worker-{name}"))
+        telling = stack.enter_context(open_telling(spoke))
         target = spoke.directory.valkey_target(spoke.settings.valkey)
         client = await stack.enter_async_context(connect(target))
         listener = await stack.enter_async_context(connect_blocking(target))
@@ -65,7 +67,8 @@ async def work(spoke: Spoke, name: str, ready: Callable[[], None]) -> None:
         supervisor = await stack.enter_async_context(Supervisor())
         queue = Queue(client, spoke.me.instance, spoke.bounds)
         keys = OwnKeys(spoke.key_files, trust)
-        worker = agent_parts(spoke, queue, keys.keyring, trust.current, supervisor, WorkerRole(name, _lost)).worker
+        role = WorkerRole(name, _lost)
+        worker = agent_parts(spoke, queue, keys.keyring, trust.current, supervisor, role, telling.tracing).worker
         _log.info("worker.ready", node=spoke.me.instance, worker=name)
         ready()
         await _work(queue, listener, worker, stop)

@@ -76,7 +76,7 @@ def client() -> HubClient:
     place = directory()
     settings = load(place)
     url, tls = node_url(place), settings.tls.of_oneself(place.path)
-    return HubClient(url, load_token(place.token_file), tls, lambda: _is_at(place, url))
+    return HubClient(url, load_token(place.token_file), tls, lambda: _is_at(place, url), os.environ.get("TRACEPARENT"))
 
 
 def _is_at(place: HubDirectory, url: str) -> bool:

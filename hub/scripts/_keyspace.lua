@@ -7,8 +7,9 @@
 -- p outbox:<tenant>          sorted set: command id by sequence, ready to be sent
 -- p deferred:<tenant>        sorted set: command id by the time (ms) before which it is not sent again
 -- p deadlines                sorted set: command id by the time (ms) after which it is not sent any more
--- p cmd:<command id>         hash: kind (spawn, kill, freeze or thaw), agent ('' for the last two), tenant, json, sequence, attempts
--- p agent:<agent id>         hash: spoke tenant task type hash command created; status shown seq agent has_result reason;
+-- p cmd:<command id>         hash: kind (spawn, kill, freeze or thaw), agent ('' for the last two), tenant, json, sequence,
+--                            attempts, trace (the traceparent of what asked for it; not there where nothing did)
+-- p agent:<agent id>         hash: spoke tenant task type hash command trace created; status shown seq agent has_result reason;
 --                            delivery attempts error; kill_id kill_state kill_error; resume_id: the resumes that
 --                            were asked for and neither refused nor seen to take effect; unasked (1 for those in taken:)
 --                            `shown` is the status, or refused or expired where no spoke will ever say one
@@ -143,10 +144,13 @@ local function drop(command, tenant)
   touched[tenant] = true
 end
 
--- Puts a command into a spoke's outbox; `sequence` is its place among all commands.
-local function put(command, kind, id, tenant, json, sequence)
+-- Puts a command into a spoke's outbox; `sequence` is its place among all commands, `trace` '' for none.
+local function put(command, kind, id, tenant, json, sequence, trace)
   redis.call('HSET', p .. 'cmd:' .. command, 'kind', kind, 'agent', id, 'tenant', tenant, 'json', json,
     'sequence', sequence, 'attempts', 0)
+  if trace ~= '' then
+    redis.call('HSET', p .. 'cmd:' .. command, 'trace', trace)
+  end
   place(p .. 'outbox:' .. tenant, command, sequence)
   touched[tenant] = true
 end

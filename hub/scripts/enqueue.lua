@@ -2,7 +2,7 @@
 -- never forgotten (fault rows 1, 2). Safe to run twice: an id with the same content is answered with what is there.
 --
 -- ARGV     now (ms), limit of waiting commands per spoke, length of the event stream, count, and for each spawn:
---          agent id, spoke, tenant, task id, agent type, content hash, command (JSON), deadline (ms, 0 for none)
+--          agent id, spoke, tenant, task id, agent type, content hash, command (JSON), deadline (ms, 0 for none), traceparent ('' for none)
 --
 -- Returns for each spawn {outcome, what is shown}: created, same, conflict or queue_full.
 local now, limit, maxlen, count = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
@@ -16,14 +16,18 @@ local function room(tenant)
 end
 
 -- Known from an event only (fault 31): what it asked for was lost here, so the spoke decides whether it is the same.
-local function add(sequence, known, id, spoke, tenant, task, kind, hash, command, deadline)
+local function add(sequence, known, id, spoke, tenant, task, kind, hash, command, deadline, trace)
   rooms[tenant] = room(tenant) - 1
-  put(id, 'spawn', id, tenant, command, sequence)
+  put(id, 'spawn', id, tenant, command, sequence, trace)
   if deadline ~= '0' then
     place(p .. 'deadlines', id, deadline)
   end
   local fields = {'spoke', spoke, 'tenant', tenant, 'task', task, 'type', kind, 'hash', hash, 'command', command,
     'delivery', 'pending', 'attempts', 0, 'error', ''}
+  if trace ~= '' then
+    fields[#fields + 1] = 'trace'
+    fields[#fields + 1] = trace
+  end
   if not known then
     for _, value in ipairs({'created', now, 'status', 'pending', 'shown', 'pending', 'seq', 0}) do
       fields[#fields + 1] = value
@@ -39,7 +43,7 @@ end
 
 local sequence = redis.call('INCRBY', p .. 'sequence', count) - count
 for i = 0, count - 1 do
-  local id, spoke, tenant, task, kind, hash, command, deadline = unpack(ARGV, 5 + i * 8, 12 + i * 8)
+  local id, spoke, tenant, task, kind, hash, command, deadline, trace = unpack(ARGV, 5 + i * 9, 13 + i * 9)
   local known = redis.call('HMGET', p .. 'agent:' .. id, 'spoke', 'tenant', 'hash', 'shown')
   if known[3] and known[1] == spoke and known[3] == hash then
     results[#results + 1] = {'same', known[4]}
@@ -48,7 +52,7 @@ for i = 0, count - 1 do
   elseif room(tenant) <= 0 then
     results[#results + 1] = {'queue_full', ''}
   else
-    add(sequence + i + 1, known[1], id, spoke, tenant, task, kind, hash, command, deadline)
+    add(sequence + i + 1, known[1], id, spoke, tenant, task, kind, hash, command, deadline, trace)
     results[#results + 1] = {'created', known[4] or 'pending'}
   end
 end

@@ -1,7 +1,8 @@
 -- Takes a freeze or a thaw of this hub at a spoke into the outbox. It makes those that wait void, so they need no limit;
 -- but a freeze that kills waits on until it is answered, or replaced by another that kills. Run twice it replaces itself.
 --
--- ARGV     tenant, command id, kind (freeze or thaw), 1 when it kills, command (JSON), now (ms), reason
+-- ARGV     tenant, command id, kind (freeze or thaw), 1 when it kills, command (JSON), now (ms), reason,
+--          traceparent ('' for none)
 local tenant, command, kind, kills = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local peer = p .. 'peer:' .. tenant
 local known = redis.call('HMGET', peer, 'latch_id', 'latch_kill_id')
@@ -14,7 +15,7 @@ if kills then
   end
   redis.call('HSET', peer, 'latch_kill_id', command)
 end
-put(command, kind, '', tenant, ARGV[5], redis.call('INCR', p .. 'sequence'))
+put(command, kind, '', tenant, ARGV[5], redis.call('INCR', p .. 'sequence'), ARGV[8])
 redis.call('HSET', peer, 'latch_id', command, 'latch', kind, 'latch_state', 'pending', 'latch_error', '',
   'latch_killed', '', 'latch_at', ARGV[6], 'latch_reason', ARGV[7])
 flush()

@@ -22,7 +22,7 @@ class Assignment:
     """One attempt of one agent: what it is to do and where its things lie.
 
     `branch` is the branch checked out for it, begun at commit `base`; the branch that was asked for is in `context`.
-    `message` is what it was resumed with, if anything.
+    `message` is what it was resumed with, `traceparent` the span that it may continue, if anything.
     """
 
     agent_id: str
@@ -39,6 +39,7 @@ class Assignment:
     result_file: Path
     is_resumed: bool = False
     message: str | None = None
+    traceparent: str | None = None
 
 
 def agent_environment(profile: Profile, spoke_environment: Mapping[str, str], assignment: Assignment) -> dict[str, str]:
@@ -66,6 +67,8 @@ def agent_environment(profile: Profile, spoke_environment: Mapping[str, str], as
         f"{OURS}TASK_FILE": str(assignment.task_file),
         f"{OURS}RESULT_FILE": str(assignment.result_file),
     }
+    if assignment.traceparent is not None:
+        ours["TRACEPARENT"] = assignment.traceparent
     return {**defaults, **profile.variables, **listed, **ours}
 
 

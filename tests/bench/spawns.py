@@ -39,6 +39,7 @@ from hub.settings import HubDirectory, load
 from hub.settlement import Settlement
 from hub.setup import set_up
 from hub.spawning import Spawned, Wish
+from hub.telling import Telling
 from tests.bench.measure import Measured, measure
 from tests.spoke_node import SpokeNode, eventually, run_in_process, tables
 
@@ -131,7 +132,7 @@ async def opened(scratch: Path, *, link: bool) -> AsyncIterator[Line]:
         valkey = await stack.enter_async_context(open_valkey(hub))
         stack.enter_context(stores.audit.serving())
         session = await stack.enter_async_context(open_session())
-        parts = HubParts(hub, valkey, stores, session)
+        parts = HubParts(hub, valkey, stores, session, Telling())
         if not link:
             parts.app.middlewares.insert(0, _without_link)
         await stack.enter_async_context(listening(parts.app, hub.settings.node.listen))

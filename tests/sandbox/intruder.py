@@ -1,6 +1,7 @@
 """An agent that looks around: says as JSON, its result's data, what it can see, read, write and reach.
 
-Its work items are what to try: `read PATH`, `write PATH`, `list PATH`, `connect HOST PORT`, `processes`, `commit NAME`.
+Its work items are what to try: `read PATH`, `write PATH`, `list PATH`, `connect HOST PORT`, `processes`, `commit NAME`,
+`variable NAME`.
 Standard library only.
 """
 
@@ -50,6 +51,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     "connect": connect,
     "processes": lambda: len([name for name in os.listdir("/proc") if name.isdecimal()]),  # noqa: PTH208 - likewise
     "commit": commit,
+    "variable": os.environ.get,
 }
 
 task = json.loads(sys.stdin.buffer.read())

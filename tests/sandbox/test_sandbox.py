@@ -102,6 +102,17 @@ async def test_an_agent_sees_nothing_of_the_spoke_nor_of_other_agents(
     assert seen["processes"] == 2  # bubblewrap's init and itself
 
 
+async def test_an_agent_is_told_the_trace_of_its_envelope(tmp_path: Path, origin: Path, new_hub: NewHub) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with SpokeNode(tmp_path, toml=settings(INTRUDER)) as node:
+        hub = new_hub(node)
+        for sent, told in ((trace, trace), (trace.replace("4736-00f067aa0ba902b7", f"4736-{'0' * 16}"), None)):
+            spawn = hub.spawn(origin, "variable TRACEPARENT")
+            await hub.send(node, spawn, traceparent=sent)
+            agent = await node.until_ended(spawn["id"])
+            assert agent["result"]["data"] == {"variable TRACEPARENT": told}
+
+
 async def test_an_agent_writes_to_its_own_and_to_nothing_else(tmp_path: Path, origin: Path, new_hub: NewHub) -> None:
     async with SpokeNode(tmp_path, toml=settings(INTRUDER)) as node:
         hub = new_hub(node)

@@ -13,6 +13,7 @@ from common.clock import SystemClock
 from common.envelope import EnvelopeType, Items, ReplyBody
 from common.errors import Unavailable
 from common.peers import Peer, Trust
+from hub.delivery import Delivery
 from hub.metrics import Metrics
 from hub.outbox import Taken
 from hub.sender import Sender
@@ -49,9 +50,9 @@ async def sent_over(stored: Stored, way: Narrow) -> list[int]:
     ids = [numbered_id() for _ in range(10)]
     agents = [new_agent(agent_id, command=json.dumps({"id": agent_id}).encode()) for agent_id in ids]
     await stored.outcomes(*agents)
-    exchange: Any = way
+    delivery = Delivery(way)
     # The shortest pauses that there are.
-    sender = Sender(stored.outbox, stored.agents, exchange, Known(), SystemClock(), Metrics(), jitter=lambda: 0.999)
+    sender = Sender(stored.outbox, stored.agents, delivery, Known(), SystemClock(), Metrics(), jitter=lambda: 0.999)
 
     async def all_delivered() -> bool:
         return not await stored.outbox.tenants()

@@ -62,9 +62,9 @@ async def join(hub: HubNode, spoke: SpokeNode) -> None:
 
 
 @asynccontextmanager
-async def linked(tmp_path: Path, toml: str | None = None) -> AsyncIterator[Pair]:
+async def linked(tmp_path: Path, toml: str | None = None, hub_toml: str = "") -> AsyncIterator[Pair]:
     """Yield a pair whose link is up; `toml` is the spoke's."""
-    with HubNode(tmp_path) as hub:
+    with HubNode(tmp_path, toml=hub_toml) as hub:
         async with SpokeNode(tmp_path, toml=toml) as spoke:
             await join(hub, spoke)
             pair = Pair(hub, spoke, make_repository(tmp_path / "repository"))

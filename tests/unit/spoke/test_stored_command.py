@@ -191,8 +191,10 @@ def resumed(**changes: str | None) -> AgentRecord:
 
 
 def test_the_last_resume_is_proved_beside_the_spawn() -> None:
-    found = stored().prove_resume(resumed(), RESUME_RAW)
-    assert found is not None
+    proved = stored().prove_resume(resumed(), RESUME_RAW)
+    assert proved is not None
+    found, claims = proved
+    assert claims.iss == "hub-eu"
     assert (found.id, found.agent_id, found.text) == (id_of(6), id_of(2), "go on")
     assert stored().prove_resume(record(), b"") is None
 
