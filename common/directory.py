@@ -17,23 +17,43 @@ from typing import IO, Final
 from common.errors import LocalError
 
 _LOCK: Final = "node.lock"
+_BACKUP_LOCK: Final = "backup.lock"
 _URL: Final = "node.url"
 
 
 @contextmanager
 def exclusive(directory: Path) -> Iterator[None]:
     """Hold the directory for this process until the block ends; raises `LocalError` `already_running`."""
+    with _held(
+        directory,
+        _LOCK,
+        LocalError(f"a node is running on {directory} already; stop that one first", code="already_running"),
+    ):
+        yield
+
+
+@contextmanager
+def backing_up(directory: Path) -> Iterator[None]:
+    """Be the only one who backs the directory up until the block ends; raises `LocalError` `backup_running`."""
+    with _held(
+        directory,
+        _BACKUP_LOCK,
+        LocalError("another backup of this node is being made; wait for it", code="backup_running"),
+    ):
+        yield
+
+
+@contextmanager
+def _held(directory: Path, name: str, refusal: LocalError) -> Iterator[None]:
     try:
-        descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise LocalError(f"cannot use {directory}: {error.strerror}; run init first", code="directory") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise LocalError(
-                f"a node is running on {directory} already; stop that one first", code="already_running"
-            ) from error
+            raise refusal from error
         yield
     finally:
         os.close(descriptor)

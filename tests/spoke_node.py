@@ -237,13 +237,13 @@ class SpokeNode:
         try:
             self.start()
         except BaseException:
-            self._end_everything()
+            self.end_everything()
             raise
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         status = 0 if self._process is None else self.stop()
-        left = self._end_everything()
+        left = self.end_everything()
         if kind is None:
             assert status == 0, f"the spoke ended with {status}:\n{self.log()}"
             assert left == {}, "processes outlived the spoke and its agents"
@@ -254,7 +254,7 @@ class SpokeNode:
     async def __aexit__(self, kind: object, *_: object) -> None:
         await asyncio.to_thread(self.__exit__, kind)
 
-    def _end_everything(self) -> dict[int, str]:
+    def end_everything(self) -> dict[int, str]:
         """Ask keepers to end their agents; returns what had to be killed because it did not go by itself."""
         if self._process is not None:
             self._end(signal.SIGKILL)
