@@ -153,9 +153,17 @@ class SpokeNode:
     """One spoke below `tmp_path`; also a plain `with` for a node that many tests share."""
 
     def __init__(
-        self, tmp_path: Path, *, id: str = "build-1", toml: str | None = None, env: Mapping[str, str] | None = None
+        self,
+        tmp_path: Path,
+        *,
+        id: str = "build-1",
+        toml: str | None = None,
+        env: Mapping[str, str] | None = None,
+        program: Path = SPOKE,
     ) -> None:
         self.id = id
+        self.program = program
+        """What is run: of another release, it can be replaced between two starts."""
         self.directory = tmp_path / id
         self.record = tmp_path / f"{id}.executions"
         self.url = ""
@@ -163,7 +171,11 @@ class SpokeNode:
         self._output = tmp_path / f"{id}.output"
         self._log = tmp_path / f"{id}.log"
         self._process: subprocess.Popen[bytes] | None = None
-        run_in_process(self.directory, "init", id, "--listen", "127.0.0.1:0")
+        initialise = ("--dir", str(self.directory), "init", id, "--listen", "127.0.0.1:0")
+        if program == SPOKE:
+            run_in_process(self.directory, *initialise[2:])
+        else:
+            subprocess.run([str(program), *initialise], check=True, capture_output=True)
         self.configure(tables() if toml is None else toml)
 
     # --- its life
@@ -179,7 +191,7 @@ class SpokeNode:
         self._output.write_bytes(b"")
         with self._output.open("ab") as output, self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(SPOKE), "--dir", str(self.directory), "serve"],
+                [str(self.program), "--dir", str(self.directory), "serve"],
                 cwd=self.directory,
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -347,7 +359,7 @@ class SpokeNode:
 
     async def spoke(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run the real command line on its directory."""
-        command: Sequence[str] = [str(SPOKE), "--dir", str(self.directory), *arguments]
+        command: Sequence[str] = [str(self.program), "--dir", str(self.directory), *arguments]
         return await asyncio.to_thread(
             subprocess.run, command, env=self._env, input=stdin, capture_output=True, text=True, timeout=60
         )

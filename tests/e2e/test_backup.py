@@ -15,16 +15,9 @@ from typing import Any
 import pytest
 
 from tests.integration.hub.hub_node import HubNode
-from tests.integration.link.pair import Pair, join
+from tests.integration.link.pair import Pair, join, stay_where_it_is
 from tests.integration.spoke.repositories import make_repository
 from tests.spoke_node import Go, SpokeNode, eventually, tables
-
-
-def stay_where_it_is(hub: HubNode) -> None:
-    """Let the hub listen on the port that it has, also after a restart: its spokes dial it there."""
-    port = hub.url.rpartition(":")[2]
-    text = hub.place.settings_file.read_text()
-    hub.place.settings_file.write_text(text.replace('"127.0.0.1:0"', f'"127.0.0.1:{port}"'))
 
 
 @asynccontextmanager
@@ -160,6 +153,7 @@ async def test_a_spoke_whose_key_was_rotated_since_the_backup_joins_again(tmp_pa
         hub.start()
         # The backup knows only the former key: the connection is made anew.
         await done(hub.hub, "peer", "revoke", spoke.id)
+        await spoke.restart()  # it dials at once then
         await join(hub, spoke)
         await pair.up()
         await pair.until(await pair.spawn("print x"), "completed")
