@@ -6,17 +6,19 @@ they end: the keeper that the newer spoke finds.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
+from common.trust_tables import FORMAT
 from tests.e2e.old_release import OldRelease, install
-from tests.integration.hub.hub_node import HUB, HubNode
+from tests.integration.hub.hub_node import HUB, HubNode, run_program
 from tests.integration.link.pair import Pair, join, stay_where_it_is
 from tests.integration.spoke.repositories import make_repository
-from tests.spoke_node import SPOKE, Go, SpokeNode, is_alive, parent_of, tables
+from tests.spoke_node import SPOKE, Go, SpokeNode, is_alive, parent_of, processes_of, tables
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +109,20 @@ async def test_a_newer_spoke_works_with_an_older_hub(tmp_path: Path, old: OldRel
         for agent_id, status in ((running, "completed"), (fresh, "completed"), (killed, "killed")):
             assert (await pair.hub.agent(agent_id))["status"] == status
         assert [len(pair.spoke.executions(each)) for each in (running, fresh, killed)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("program", "id"), [(HUB, "hub-eu"), (SPOKE, "build-1")], ids=["hub", "spoke"])
+def test_data_of_a_newer_release_is_refused_in_one_line(tmp_path: Path, program: Path, id: str) -> None:
+    directory = tmp_path / id
+    assert run_program(program, "--dir", str(directory), "init", id, "--listen", "127.0.0.1:0").returncode == 0
+    assert run_program(program, "--dir", str(directory), "peer", "list").returncode == 0
+    with closing(sqlite3.connect(directory / "trust.db")) as database:
+        database.execute(f"PRAGMA user_version = {FORMAT + 1}")
+    before = (directory / "trust.db").read_bytes()
+    for command in (("serve",), ("peer", "list"), ("keys", "rotate"), ("backup", str(tmp_path / "x.tar"))):
+        done = run_program(program, "--dir", str(directory), *command)
+        (line,) = done.stderr.splitlines()
+        assert (done.returncode, done.stdout, line.startswith("error: newer_data: ")) == (1, "", True), command
+    assert (directory / "trust.db").read_bytes() == before
+    assert not (directory / "valkey").exists()
+    assert (processes_of(directory), list(tmp_path.iterdir())) == ({}, [directory])
