@@ -92,7 +92,7 @@ class AuditDirectory:
     def write_witness(self, head: Head) -> None:
         """Remember a checkpoint; raises OSError."""
         temporary = self.witness.with_suffix(".new")
-        temporary.write_text(json.dumps({"n": head.number, "digest": head.digest}) + "\n")
+        temporary.write_bytes(encode_witness(head))
         temporary.replace(self.witness)
 
     def read_witness(self) -> Head | None:
@@ -126,6 +126,11 @@ class Snapshot:
                     break
                 left -= len(raw)
                 yield name, place, raw.removesuffix(b"\n")
+
+
+def encode_witness(head: Head) -> bytes:
+    """Return a checkpoint as the witness remembers it."""
+    return json.dumps({"n": head.number, "digest": head.digest}).encode() + b"\n"
 
 
 def last_of(path: Path) -> Head | None:

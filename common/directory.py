@@ -17,12 +17,28 @@ from typing import IO, Final
 from common.errors import LocalError
 
 _NODE: Final = "node"
+_BACKUP: Final = "backup"
 _URL: Final = "node.url"
 
 
 @contextmanager
 def exclusive(directory: Path, role: str = _NODE) -> Iterator[None]:
     """Be the only process of its role in the directory until the block ends; raises `LocalError` `already_running`."""
+    refusal = LocalError(f"a {role} is running on {directory} already; stop that one first", code="already_running")
+    with _held(directory, role, refusal):
+        yield
+
+
+@contextmanager
+def backing_up(directory: Path) -> Iterator[None]:
+    """Be the only one who backs the directory up until the block ends; raises `LocalError` `backup_running`."""
+    refusal = LocalError("another backup of this node is being made; wait for it", code="backup_running")
+    with _held(directory, _BACKUP, refusal):
+        yield
+
+
+@contextmanager
+def _held(directory: Path, role: str, refusal: LocalError) -> Iterator[None]:
     try:
         descriptor = os.open(directory / f"{role}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -31,9 +47,7 @@ def exclusive(directory: Path, role: str = _NODE) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise LocalError(
-                f"a {role} is running on {directory} already; stop that one first", code="already_running"
-            ) from error
+            raise refusal from error
         yield
     finally:
         os.close(descriptor)

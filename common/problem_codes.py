@@ -181,6 +181,10 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "trust_store": Code(
             "`trust.db` cannot be read or written.", "Check disk and rights; restore it from a backup.", (500,)
         ),
+        "newer_data": Code(
+            "The node's directory was used by a newer release.",
+            "Install that one again, or restore the backup from before the upgrade.",
+        ),
         "audit": Code("The audit cannot be read.", "Check disk and rights of `audit/`."),
         "store_mark": Code(
             "The node cannot remember which store is its own.", "Check disk and rights of its directory."
@@ -233,6 +237,11 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "usage": Code("The command is not written like that.", "`--help` shows how."),
         "system": Code("The operating system refused something.", "`detail` names what."),
         "file": Code("A file cannot be read.", "Check its path and rights."),
+        "backup": Code(
+            "The backup cannot be made, or is not restored: damaged, or of something else; or the place is taken.",
+            "`detail` says which; `restore --check FILE` looks without writing.",
+        ),
+        "backup_running": Code("Another backup of this node is being made.", "Wait for it."),
         "id": Code("The text is no id of an instance.", "1 to 63 of a-z, 0-9, `.` and `-`."),
         "policy": Code("The text is no policy.", "docs/operations.md has all rules."),
         "node_unreachable": Code("The node does not answer at its address.", "Start it, or see its log."),

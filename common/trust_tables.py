@@ -21,11 +21,14 @@ from common.keyring import KeyRefused, OwnedKey, PublicKey
 from common.peers import OwnRotation, Peer, Trust
 
 _BUSY_TIMEOUT_S: Final = 10
-_SCHEMA: Final = """
+FORMAT: Final = 1
+"""The form of a node's data, all of it: these tables, what its Valkey holds, its run directories. A release that writes
+what the one before would misread counts it up, and reads both."""
+_SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS peers (
     connection INTEGER PRIMARY KEY AUTOINCREMENT,
     instance TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, state TEXT NOT NULL, url TEXT,
-    epoch INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{}', policy TEXT, created_s INTEGER NOT NULL
+    epoch INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{{}}', policy TEXT, created_s INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS keys (
     connection INTEGER NOT NULL REFERENCES peers(connection) ON DELETE CASCADE,
@@ -33,7 +36,7 @@ CREATE TABLE IF NOT EXISTS keys (
     PRIMARY KEY (connection, position)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS invites (
-    invite TEXT PRIMARY KEY, expires_s INTEGER NOT NULL, labels TEXT NOT NULL DEFAULT '{}',
+    invite TEXT PRIMARY KEY, expires_s INTEGER NOT NULL, labels TEXT NOT NULL DEFAULT '{{}}',
     used_by TEXT, used_kid TEXT
 ) STRICT;
 CREATE TABLE IF NOT EXISTS rotations (
@@ -44,7 +47,7 @@ CREATE TABLE IF NOT EXISTS announcements (
     connection INTEGER PRIMARY KEY REFERENCES peers(connection) ON DELETE CASCADE,
     epoch INTEGER NOT NULL DEFAULT 0, problem TEXT
 ) STRICT;
-PRAGMA user_version = 1;
+PRAGMA user_version = {FORMAT};
 """
 _MISSING: Final = """
 SELECT count(*) < 5 FROM sqlite_master
@@ -91,18 +94,32 @@ def open_tables(path: Path) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise TrustStoreError(f"cannot open {path}: {error}; run init first, or check the directory") from error
     try:
+        _refuse_newer(database, path)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
         # Only when something is missing: opening writes nothing then, so that a full disk can still be read from.
         if database.execute(_MISSING).fetchone()[0]:
             database.executescript(_SCHEMA)
+    except TrustStoreError:
+        database.close()
+        raise
     except sqlite3.Error as error:
         database.close()
         if error.sqlite_errorcode & _PRIMARY in _CIRCUMSTANCES:
             raise TrustStoreError(f"{path} cannot be used now: {error}; see to the disk, it may be full") from error
         raise TrustStoreError(f"{path} is no trust store: {error}; restore it from its backup") from error
     return database
+
+
+def _refuse_newer(database: sqlite3.Connection, path: Path) -> None:
+    (found,) = database.execute("PRAGMA user_version").fetchone()
+    if found > FORMAT:
+        raise TrustStoreError(
+            f"{path.parent} was used by a newer release, whose data this one would misread; install that one again, or "
+            "restore the backup from before the upgrade",
+            code="newer_data",
+        )
 
 
 def _make_private(path: Path) -> None:

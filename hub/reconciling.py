@@ -3,7 +3,8 @@
 A spoke tells each transition until the hub has acknowledged it, and never again. A hub whose store was restored from an
 old copy would therefore show as running for ever what ended meanwhile, and a spoke whose store was lost says nothing of
 what waited there. So it asks: at its start, when its store was lost, when a spoke opens a link, and every hour; who did
-not answer is asked again. The answers are recorded like any other. What the spoke does not know goes again under the
+not answer is asked again. Asked, too, about spawns that expired here without an answer: one may have arrived, and in an
+old copy has. The answers are recorded like any other. What the spoke does not know goes again under the
 same id where it was queued, for then nothing of it had been started; else it is left as it is, and counted in the log.
 """
 
@@ -41,6 +42,7 @@ _GAP_S: Final = 4.0
 _PAGE: Final = 5000
 _AT_ONCE: Final = 16
 _SHOWN: Final = ("queued", "spawning", "running")
+_UNANSWERED: Final = "expired"
 _log: Final = structlog.get_logger("reconciling")
 
 
@@ -90,10 +92,12 @@ class Reconciling:
         only = None if self._all else self._heard | self._unasked
         if only is not None and not only:
             return
+        # Expired ones may be many: a link that opens is no reason to go through them.
+        shown = (*_SHOWN, _UNANSWERED) if only is None or only & self._unasked else _SHOWN
         self._all, self._heard = False, set()
         self._wanted.clear()
         try:
-            for status in _SHOWN:
+            for status in shown:
                 await self._ask_about(status, only)
         except Unavailable as error:
             _log.warning("reconcile.unavailable", reason=error.message)

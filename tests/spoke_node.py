@@ -160,8 +160,11 @@ class SpokeNode:
         toml: str | None = None,
         env: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
+        program: Path = SPOKE,
     ) -> None:
         self.id = id
+        self.program = program
+        """What is run: of another release, it can be replaced between two starts."""
         self.directory = tmp_path / id
         self.record = tmp_path / f"{id}.executions"
         self.url = ""
@@ -170,7 +173,11 @@ class SpokeNode:
         self._output = tmp_path / f"{id}.output"
         self._log = tmp_path / f"{id}.log"
         self._process: subprocess.Popen[bytes] | None = None
-        run_in_process(self.directory, "init", id, "--listen", "127.0.0.1:0")
+        initialise = ("--dir", str(self.directory), "init", id, "--listen", "127.0.0.1:0")
+        if program == SPOKE:
+            run_in_process(self.directory, *initialise[2:])
+        else:
+            subprocess.run([str(program), *initialise], check=True, capture_output=True)
         self.configure(tables() if toml is None else toml)
 
     # --- its life
@@ -186,7 +193,7 @@ class SpokeNode:
         self._output.write_bytes(b"")
         with self._output.open("ab") as output, self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(SPOKE), "--dir", str(self.directory), "serve", *self._options],
+                [str(self.program), "--dir", str(self.directory), "serve", *self._options],
                 cwd=self.directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -244,13 +251,13 @@ class SpokeNode:
         try:
             self.start()
         except BaseException:
-            self._end_everything()
+            self.end_everything()
             raise
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         status = 0 if self._process is None else self.stop()
-        left = self._end_everything()
+        left = self.end_everything()
         if kind is None:
             assert status == 0, f"the spoke ended with {status}:\n{self.log()}"
             assert left == {}, "processes outlived the spoke and its agents"
@@ -261,7 +268,7 @@ class SpokeNode:
     async def __aexit__(self, kind: object, *_: object) -> None:
         await asyncio.to_thread(self.__exit__, kind)
 
-    def _end_everything(self) -> dict[int, str]:
+    def end_everything(self) -> dict[int, str]:
         """Ask keepers to end their agents; returns what had to be killed because it did not go by itself."""
         if self._process is not None:
             self._end(signal.SIGKILL)
@@ -354,7 +361,7 @@ class SpokeNode:
 
     async def spoke(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run the real command line on its directory."""
-        command: Sequence[str] = [str(SPOKE), "--dir", str(self.directory), *arguments]
+        command: Sequence[str] = [str(self.program), "--dir", str(self.directory), *arguments]
         return await asyncio.to_thread(
             subprocess.run, command, env=self.environment, input=stdin, capture_output=True, text=True, timeout=60
         )

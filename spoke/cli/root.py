@@ -23,6 +23,8 @@ _PLACES: Final = {
     "gc": "spoke.cli.queue",
     "profile": "spoke.cli.profile",
     "audit": "spoke.cli.audit",
+    "backup": "spoke.cli.backup",
+    "restore": "spoke.cli.backup",
     "completion": "spoke.cli.node",
 }
 _SUMMARIES: Final = {
@@ -39,6 +41,8 @@ _SUMMARIES: Final = {
     "gc": "Remove what is left of agents whose time is over.",
     "profile": "How agent programs are run.",
     "audit": "What was decided here, and whether somebody changed that.",
+    "backup": "Who this spoke is and whom it trusts, as one file.",
+    "restore": "A spoke again, of a backup.",
     "completion": "What makes a shell complete commands and options.",
 }
 

@@ -3,6 +3,9 @@
 Names of the files, their contents as dataclasses, and reading and writing them. A record appears whole or not at all
 (temporary file and rename). A record that cannot be understood counts as missing, so a damaged file can never pass for
 an ending. Decides nothing about processes. Standard library only: the keeper imports it.
+
+A keeper outlives the release of the spoke that started it, so both sides keep to one rule: members and control lines
+are only ever added. Readers leave alone what they do not know, and do without what an older release did not write.
 """
 
 from __future__ import annotations
@@ -163,10 +166,15 @@ def encode_launch(spec: LaunchSpec, token: str) -> bytes:
 def decode_launch(content: bytes) -> tuple[LaunchSpec, str]:
     """Return the spec (without stdin) and the token; raises KeyError, TypeError, ValueError on anything else."""
     record = json.loads(content)
-    token = str(record.pop("token"))
-    limits = Limits(**record.pop("limits"))
-    argv, masks = tuple(record.pop("argv")), tuple(record.pop("masks", ()))
-    return LaunchSpec(argv=argv, limits=limits, masks=masks, **record), token
+    token = str(record["token"])
+    lists = {"argv": tuple(record["argv"]), "masks": tuple(record.get("masks", ()))}
+    limits = Limits(**_known(record["limits"], Limits))
+    return LaunchSpec(**{**_known(record, LaunchSpec), **lists, "limits": limits}), token
+
+
+def _known(record: Mapping[str, Any], form: type[LaunchSpec | Limits]) -> dict[str, Any]:
+    """Return the members that this release knows: one that is newer may have added some."""
+    return {name: value for name, value in dict(record).items() if name in form.__slots__}
 
 
 def encode_keeper(keeper: KeeperRecord) -> bytes:

@@ -40,15 +40,21 @@ HUB: Final = Path(sys.executable).parent / "hub"
 class HubNode:
     """One hub below `tmp_path`; a plain `with`, so that many tests may share it."""
 
-    def __init__(self, tmp_path: Path, *, id: str = "hub-eu", toml: str = "") -> None:
+    def __init__(self, tmp_path: Path, *, id: str = "hub-eu", toml: str = "", program: Path = HUB) -> None:
         self.id = id
+        self.program = program
+        """What is run: of another release, it can be replaced between two starts."""
         self.directory = tmp_path / id
         self.url = ""
         self._output = tmp_path / f"{id}.output"
         self._log = tmp_path / f"{id}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.place = HubDirectory(self.directory)
-        set_up(self.place, id, "127.0.0.1:0", None)
+        if program == HUB:
+            set_up(self.place, id, "127.0.0.1:0", None)
+        else:
+            initialise = ("--dir", str(self.directory), "init", id, "--listen", "127.0.0.1:0")
+            subprocess.run([str(program), *initialise], check=True, capture_output=True)
         with self.place.settings_file.open("w") as file:
             file.write(f'[node]\nid = "{id}"\nlisten = "127.0.0.1:0"\n{toml}')
 
@@ -60,7 +66,7 @@ class HubNode:
         self._output.write_bytes(b"")
         with self._output.open("ab") as output, self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(HUB), "--dir", str(self.directory), "serve"],
+                [str(self.program), "--dir", str(self.directory), "serve"],
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -206,7 +212,10 @@ class HubNode:
 
     async def hub(self, *arguments: str) -> Done:
         """Run the command line on its directory; see `run_hub`."""
-        return await asyncio.to_thread(run_hub, "--dir", str(self.directory), *arguments)
+        place = ("--dir", str(self.directory))
+        if self.program == HUB:
+            return await asyncio.to_thread(run_hub, *place, *arguments)
+        return await asyncio.to_thread(run_program, self.program, *place, *arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +237,13 @@ def run_hub(*arguments: str) -> Done:
 
 def run_process(*arguments: str, **environment: str) -> Done:
     """Run `hub` in a process of its own."""
+    return run_program(HUB, *arguments, **environment)
+
+
+def run_program(program: Path, *arguments: str, **environment: str) -> Done:
+    """Run a `hub`, perhaps of another release, in a process of its own."""
     done = subprocess.run(
-        [str(HUB), *arguments],
+        [str(program), *arguments],
         capture_output=True,
         text=True,
         timeout=60,

@@ -53,6 +53,13 @@ class Pair:
         return agent
 
 
+def stay_where_it_is(hub: HubNode) -> None:
+    """Let the hub listen on the port that it has, also after a restart: its spokes dial it there."""
+    port = hub.url.rpartition(":")[2]
+    text = hub.place.settings_file.read_text()
+    hub.place.settings_file.write_text(text.replace('"127.0.0.1:0"', f'"127.0.0.1:{port}"'))
+
+
 async def join(hub: HubNode, spoke: SpokeNode) -> None:
     """Join by an invite, as both operators would."""
     invite = await hub.hub("invite")

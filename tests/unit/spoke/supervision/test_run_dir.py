@@ -138,3 +138,55 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="symbolic links"):
             write_file("other", b"x", dir_fd, durable=False)
     assert (tmp_path / "target").read_bytes() == b"elsewhere"
+
+
+RELEASED = {
+    "launch": b'{"argv": ["agent"], "cwd": "/w", "env": {"A": "1"}, "timeout_s": 60.0, "silence_s": null, '
+    b'"grace_s": 10.0, "log_cap_bytes": 77, "cgroup": null, "wrapped": false, "limits": {"nofile": null, '
+    b'"fsize_bytes": null, "cpu_s": 3, "as_bytes": null, "nproc": null, "memory_bytes": null, "tasks": null}, '
+    b'"token": "t"}',
+    "keeper": b'{"pid": 7, "startTicks": 99, "startedAt": "2026-11-22T10:00:00.000Z"}',
+    "ending": b'{"cause": "exited", "killCause": null, "exitCode": 0, "signal": null, '
+    b'"startedAt": "2026-11-22T10:00:00.000Z", "finishedAt": "2026-11-22T10:00:00.000Z", "logBytes": 5, '
+    b'"logDropped": 0, "detail": null, "receipt": null}',
+    "kill": b'{"kill": {"grace_s": 1.5, "cause": "killed_by_peer"}}\n',
+}
+"""What the first release wrote, byte by byte: a keeper of that time may still run, so this never changes."""
+MEANT = {
+    "launch": (LaunchSpec(("agent",), "/w", {"A": "1"}, 60.0, log_cap_bytes=77, limits=Limits(cpu_s=3)), "t"),
+    "keeper": KeeperRecord(7, 99, AT),
+    "ending": ENDINGS["plain"],
+    "kill": KillRequest(1.5, "killed_by_peer"),
+}
+READ = {"launch": decode_launch, "keeper": decode_keeper, "ending": decode_ending, "kill": decode_kill}
+WRITTEN = {
+    "launch": encode_launch(*MEANT["launch"]),  # type: ignore[misc]  # the pair of above
+    "keeper": encode_keeper(KeeperRecord(7, 99, AT)),
+    "ending": encode_ending(ENDINGS["plain"]),
+    "kill": encode_kill(KillRequest(1.5, "killed_by_peer")),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_what_an_older_release_wrote_is_read(name: str) -> None:
+    assert READ[name](RELEASED[name]) == MEANT[name]
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_an_older_release_finds_every_member_that_it_needs(name: str) -> None:
+    def contains(present: object, older: object) -> bool:
+        if isinstance(older, dict) and isinstance(present, dict):
+            return all(key in present and contains(present[key], value) for key, value in older.items())
+        return present == older
+
+    assert contains(json.loads(WRITTEN[name]), json.loads(RELEASED[name]))
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_what_a_newer_release_adds_is_left_alone(name: str) -> None:
+    def grown(value: object) -> object:
+        if isinstance(value, dict):
+            return {"added": [1], **{key: grown(each) if key != "env" else each for key, each in value.items()}}
+        return value
+
+    assert READ[name](json.dumps(grown(json.loads(RELEASED[name]))).encode()) == MEANT[name]
