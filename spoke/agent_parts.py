@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ import structlog
 from common.clock import SystemClock
 from spoke.answers import Answers
 from spoke.attendant import Attendant
+from spoke.current_launcher import CurrentLauncher
 from spoke.git import Git
 from spoke.janitor import Janitor, Keep
 from spoke.launching import Launcher
@@ -22,7 +24,7 @@ from spoke.occupancy import Occupancy
 from spoke.patches import Patches
 from spoke.queue import Queue
 from spoke.runs import Runs
-from spoke.settings import LimitsSection
+from spoke.settings import LimitsSection, SpokeSettings
 from spoke.stored_command import StoredCommands
 from spoke.supervision import cgroup
 from spoke.supervision.supervisor import Supervisor
@@ -41,8 +43,19 @@ class AgentParts:
     runs: Runs
     worker: Worker
     janitor: Janitor
-    launcher: Launcher
+    launcher: CurrentLauncher
     answers: Answers
+    remake: Callable[[SpokeSettings], Launcher]
+
+    def prepare(self, settings: SpokeSettings) -> Callable[[], None]:
+        """Return what has them work with these settings; raises LocalError `config`, and nothing has changed."""
+        launcher = self.remake(settings)
+
+        def adopt() -> None:
+            self.launcher.replace(launcher)
+            self.janitor.keep = _keep(settings.limits)
+
+        return adopt
 
 
 def agent_parts(
@@ -57,7 +70,8 @@ def agent_parts(
     directory, clock = spoke.directory, SystemClock()
     runs, occupancy = Runs(directory.runs), Occupancy()
     workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)))
-    launcher = _launcher(spoke)
+    groups = _groups() if spoke.settings.limits.cgroup == "auto" else None
+    launcher = CurrentLauncher(_launcher(spoke, spoke.settings, groups))
     patches = Patches(runs, workspaces)
     attendant = Attendant(queue, commands, workspaces, sup, runs, launcher, clock)
     name, life = _name(directory.path), clock.new_id()
@@ -72,12 +86,11 @@ def agent_parts(
     )
     keep = _keep(spoke.settings.limits)
     janitor = Janitor(queue, runs, workspaces, sup, occupancy, clock, keep)
-    return AgentParts(runs, worker, janitor, launcher, Answers(runs, patches))
+    remake = partial(_launcher, spoke, groups=groups)
+    return AgentParts(runs, worker, janitor, launcher, Answers(runs, patches), remake)
 
 
-def _launcher(spoke: Spoke) -> Launcher:
-    settings = spoke.settings
-    groups = _groups() if settings.limits.cgroup == "auto" else None
+def _launcher(spoke: Spoke, settings: SpokeSettings, groups: Path | None) -> Launcher:
     return Launcher(settings.agents, os.environ, settings.limits.log_mib, directory=spoke.directory.path, groups=groups)
 
 

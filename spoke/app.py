@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -22,7 +21,6 @@ from redis.asyncio import Redis
 
 from common.audit_file import Audit
 from common.clock import SystemClock
-from common.configuration import EMBEDDED
 from common.directory import announced, exclusive
 from common.embedded_valkey import EmbeddedValkey
 from common.exchange import Exchange
@@ -32,30 +30,32 @@ from common.ids import uuid7_time_ms
 from common.inbox import Inbox
 from common.introduction import identity_claim
 from common.links import Carrier, Links
+from common.node_log import NodeLog
+from common.node_valkey import open_valkey
 from common.openapi import serve_openapi
 from common.own_keys import OwnKeys
 from common.peers import LOCAL_TENANT, Peer
 from common.post import PostTransport, open_session
 from common.problem_routes import problem_routes
+from common.reloading import Reloading
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
 from common.route import Route, to_aiohttp
 from common.service_manager import ServiceManager
 from common.serving import serving
+from common.signals import Signals
 from common.store_guard import MarkFile, StoreGuard, Watched
 from common.store_metrics import StoreMetrics
 from common.trust_store import TrustStore
-from common.valkey import connect, connect_blocking
-from common.valkey_rights import check_server
 from spoke.agent_parts import agent_parts
 from spoke.agent_view import AgentView
+from spoke.current_launcher import CurrentLauncher
 from spoke.dialer import Dialer, Greeter
 from spoke.events import Courier
 from spoke.eviction import Eviction
 from spoke.federation_routes import FederationRoutes
 from spoke.intake import Intake
 from spoke.joining import Joiner
-from spoke.launching import Launcher
 from spoke.local_api import Access, Guard, LocalApi
 from spoke.local_spawn import LocalSpawner
 from spoke.metrics import Metrics
@@ -70,6 +70,7 @@ from spoke.rotating import Rotating
 from spoke.router import Router, Rules
 from spoke.salvage import Salvage
 from spoke.scraping import Scraping
+from spoke.settings import LIVE, SpokeSettings, load
 from spoke.stored_command import StoredCommands
 from spoke.supervision.supervisor import Supervisor
 
@@ -79,22 +80,6 @@ _log: Final = structlog.get_logger("spoke")
 _OPENAPI_PATH: Final = "/openapi.json"
 _DAY_MS: Final = 24 * 3600 * 1000
 _STOP_S: Final = 10.0
-
-
-@asynccontextmanager
-async def _valkey(spoke: Spoke) -> AsyncIterator[tuple[Redis, Redis, EmbeddedValkey | None]]:
-    """Yield a client for calls and one for listening, on a server that keeps what it acknowledges; and that if ours."""
-    section = spoke.settings.valkey
-    target = spoke.directory.valkey_target(section)
-    server = EmbeddedValkey(spoke.directory.valkey) if section.url == EMBEDDED else None
-    async with AsyncExitStack() as stack:
-        if server is not None:
-            await stack.enter_async_context(server)
-        client = await stack.enter_async_context(connect(target))
-        listener = await stack.enter_async_context(connect_blocking(target))
-        for shortfall in await check_server(client, rights_of(spoke.me.instance), section.allow_data_loss):
-            _log.warning("valkey.may_lose_data", reason=shortfall)
-        yield client, listener, server
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +107,7 @@ class _Parts:
         commands = StoredCommands(me.instance, keys.keyring, trust.current, spoke.policy_of)
         metrics = Metrics()
         agents = agent_parts(spoke, self.queue, commands, sup, self._limits, metrics)
-        self.worker, self.janitor = agents.worker, agents.janitor
+        self.worker, self.janitor, self._agents, self.audit = agents.worker, agents.janitor, agents, audit
         watched = Watched(client, self.queue.prefix, MarkFile(directory.path))
         self.store_guard = StoreGuard(
             watched, self.queue.store, clock, Salvage(self.queue, agents.runs, commands, sup, self.worker)
@@ -134,7 +119,7 @@ class _Parts:
         self.of_peers = (announcer.run, Eviction(self.queue, trust.current).run, petition.run)
         """What goes on in the background because of changes of trust."""
         intake = Intake(inbox, router, rotating, clock, metrics, audit)
-        greeter = Greeter(keys, inbox, exchange, clock, self._capacity, settings.node.labels)
+        greeter = Greeter(keys, inbox, exchange, clock, self._capacity, lambda: spoke.settings.node.labels)
         self.dialer = Dialer(greeter, links, intake, session, trust, self.courier.reached)
         federation = FederationRoutes(partial(_identity, spoke, keys), keys, intake, exchange)
         guard, view = Guard(Access(spoke.token, settings.local.remote), audit), AgentView(self.queue, self._limits)
@@ -153,13 +138,26 @@ class _Parts:
             federation.routes(), [*local.routes(), *operator.routes(), *problem_routes()], guard, metrics
         )
 
+    def prepare(self, settings: SpokeSettings) -> Callable[[], None]:
+        """Return what has everything work with these settings from now on; raises LocalError `config`."""
+        adopt_for_agents = self._agents.prepare(settings)
+
+        def adopt() -> None:
+            self._spoke.settings = settings
+            self.queue.bounds = self._spoke.bounds
+            self.audit.bounds = settings.audit.bounds
+            adopt_for_agents()
+            self.worker.heard("wake", "")  # there may be more room, or other agents' turn
+
+        return adopt
+
     def _limits(self) -> Mapping[str, int]:
         """Return whose agents may start now and how many at once: a peer that is not active starts none."""
         active = (peer for peer in self._trust.current().peers() if peer.state == "active" and peer.kind == "hub")
         limits = {peer.tenant: self._spoke.policy_of(peer).agents for peer in active}
         return {**limits, LOCAL_TENANT: LOCAL_POLICY.agents}
 
-    def _rules_of(self, launcher: Launcher, peer: Peer) -> Rules:
+    def _rules_of(self, launcher: CurrentLauncher, peer: Peer) -> Rules:
         return Rules(self._spoke.policy_of(peer), self._oldest_ms(), uuid7_time_ms, launcher.check)
 
     async def _capacity(self) -> Capacity:
@@ -209,12 +207,19 @@ def _report_valkey(reason: str) -> None:
     _log.error("valkey.ended", reason=reason)
 
 
+def _reloading(spoke: Spoke, parts: _Parts, log: NodeLog) -> Reloading[SpokeSettings]:
+    return Reloading(
+        lambda: load(spoke.directory), parts.prepare, partial(log.follow, spoke.directory.path), LIVE, spoke.settings
+    )
+
+
 async def _work(
-    parts: _Parts, audit: Audit, listener: Redis, server: EmbeddedValkey | None, stop: asyncio.Event
+    parts: _Parts, listener: Redis, server: EmbeddedValkey | None, reloading: Reloading[SpokeSettings], signals: Signals
 ) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(audit.run()),
+            group.create_task(parts.audit.run()),
+            group.create_task(signals.reload_by(reloading.reload)),
             group.create_task(ServiceManager.of(os.environ).run()),
             group.create_task(_listen(parts, listener)),
             group.create_task(parts.worker.run()),
@@ -227,7 +232,7 @@ async def _work(
             tasks.append(group.create_task(parts.dialer.run()))
         if server is not None:
             tasks.append(group.create_task(server.keep_running(_report_valkey)))
-        await stop.wait()
+        await signals.stop.wait()
         _stop_within(_STOP_S)
         for task in tasks:
             task.cancel()
@@ -245,26 +250,27 @@ def _stop_within(seconds: float) -> None:
     timer.start()
 
 
-async def serve(spoke: Spoke, ready: Callable[[str], None]) -> None:
-    """Run until SIGTERM or SIGINT; calls `ready` with the URL once envelopes are taken. Agents go on running."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+async def serve(spoke: Spoke, ready: Callable[[str], None], log: NodeLog) -> None:
+    """Run until SIGTERM or SIGINT; calls `ready` with the URL once envelopes are taken. Agents go on running.
+
+    SIGHUP reads the settings again.
+    """
+    signals = Signals.of(asyncio.get_running_loop())
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(spoke.directory.path))
-        client, listener, server = await stack.enter_async_context(_valkey(spoke))
+        rights = rights_of(spoke.me.instance)
+        valkey = await stack.enter_async_context(open_valkey(spoke.directory, spoke.settings.valkey, rights))
         audit = stack.enter_context(closing(spoke.open_audit()))
         stores = _Stores(audit, stack.enter_context(closing(spoke.open_trust(audit))))
         stack.enter_context(audit.serving())
         session = await stack.enter_async_context(open_session(spoke.reach))
         supervisor = await stack.enter_async_context(Supervisor())
-        parts = _Parts(spoke, client, stores, session, supervisor)
+        parts = _Parts(spoke, valkey.client, stores, session, supervisor)
         await parts.store_guard.open()
         stack.push_async_callback(parts.store_guard.close)
         url = await stack.enter_async_context(serving(parts.app, spoke.settings, spoke.directory.path))
         stack.enter_context(announced(spoke.directory.path, url))
         _log.info("node.ready", node=spoke.me.instance, url=url)
         ready(url)
-        await _work(parts, audit, listener, server, stop)
+        await _work(parts, valkey.blocking, valkey.server, _reloading(spoke, parts, log), signals)
         _log.info("node.stopping", node=spoke.me.instance)

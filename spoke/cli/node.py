@@ -43,18 +43,21 @@ def init(context: SpokeContext, instance: str, listen: str, url: str | None) -> 
 @click.command()
 @facts
 def serve(context: SpokeContext) -> None:
-    """Run the spoke until SIGTERM. Prints one line, `ready URL`, when it takes envelopes."""
-    from common.logs import configure
+    """Run the spoke until SIGTERM. Prints one line, `ready URL`, when it takes envelopes.
+
+    SIGHUP reads spoke.toml again.
+    """
+    from common.node_log import NodeLog
     from spoke.app import Spoke
     from spoke.app import serve as run
 
-    configure()
-    node = Spoke.load(context.directory, context.settings())
+    node, log = Spoke.load(context.directory, context.settings()), NodeLog()
+    log.follow(node.directory.path, node.settings)
 
     def ready(url: str) -> None:
         click.echo(json.dumps({"event": "ready", "url": url}) if context.out.json else f"ready {url}")
 
-    asyncio.run(run(node, ready))
+    asyncio.run(run(node, ready, log))
 
 
 @click.command()

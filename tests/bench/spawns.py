@@ -21,14 +21,15 @@ from common.commands import Context, SpawnFields
 from common.keyfiles import load_signing_key
 from common.keyring import PublicKey
 from common.listener import listening
+from common.node_valkey import open_valkey
 from common.peers import Peer
 from common.post import open_session
 from common.strict_json import encode
 from common.trust_store import NewPeer
 from hub.agents import Agents
 from hub.app import Parts as HubParts
-from hub.app import open_valkey
 from hub.node import Hub, open_stores
+from hub.rights import rights_of
 from hub.settings import HubDirectory, load
 from hub.settlement import Settlement
 from hub.setup import set_up
@@ -87,7 +88,8 @@ async def signed_spawns(scratch: Path, in_flight: int, seconds: float) -> Measur
         stack.enter_context(node)
         stores = stack.enter_context(open_stores(hub))
         _introduce(hub, node, directory)
-        valkey = await stack.enter_async_context(open_valkey(hub))
+        rights = rights_of(hub.me.instance)
+        valkey = await stack.enter_async_context(open_valkey(hub.directory, hub.settings.valkey, rights))
         session = await stack.enter_async_context(open_session())
         parts = HubParts(hub, valkey, stores, session)
         stores.trust.add(NewPeer(node.id, "spoke", _public_key(node), node.url, {}), "active", 0)
