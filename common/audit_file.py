@@ -81,7 +81,8 @@ class Audit:
         self._node = node
         self._keys = keys
         self._clock = clock
-        self._bounds = bounds or AuditBounds()
+        self.bounds = bounds or AuditBounds()
+        """May be replaced while it runs."""
         self._chain = ChainFile(directory)
         self._refusals = Refusals()
         self._lock = threading.Lock()
@@ -203,12 +204,12 @@ class Audit:
         actor = _actor.get()
         stamped = [Entry(entry.event, {"by": actor, **entry.fields}) for entry in entries]
         with self._lock, self._translated():
-            is_due = self._chain.head.number + len(stamped) - self._sealed >= self._bounds.checkpoint_lines
+            is_due = self._chain.head.number + len(stamped) - self._sealed >= self.bounds.checkpoint_lines
             cause = seal or ("lines" if is_due and self._sealed else None)
             self._chain.append(self._clock.now_ms(), stamped, None if cause is None else self._sealer(cause))
             if cause is not None:
                 self._note_seal(cause)
-            if self._chain.size >= self._bounds.file_bytes:
+            if self._chain.size >= self.bounds.file_bytes:
                 self._cut_over()
             return self._chain.head.number
 
@@ -219,7 +220,7 @@ class Audit:
     def _note_seal(self, cause: str) -> None:
         head = self._chain.head
         self._sealed = head.number
-        self._seal_at_ms = self._clock.now_ms() + self._bounds.checkpoint_s * 1000
+        self._seal_at_ms = self._clock.now_ms() + self.bounds.checkpoint_s * 1000
         # Whoever collects the node's log has a witness that nobody on this machine can change. A change may come from
         # the command line, which has no log.
         if cause != "change":
@@ -228,7 +229,7 @@ class Audit:
     def _cut_over(self) -> None:
         self._chain.cut_over()
         self._synced = self._chain.head.number
-        for path in self._directory.full_files()[: -self._bounds.files]:
+        for path in self._directory.full_files()[: -self.bounds.files]:
             last = last_of(path) or START
             fields = {"file": path.name, "last": last.number, "digest": last.digest}
             self._chain.append(self._clock.now_ms(), [Entry(PRUNED, fields)])

@@ -23,6 +23,7 @@ from common.audit_file import AuditBounds
 from common.connection import DEFAULT_SKEW_S
 from common.errors import HubspokeError, LocalError
 from common.listen_address import parse_listen
+from common.node_log import Level
 from common.own_keys import KeyFiles
 from common.peer_url import check_peer_url
 from common.rotation import DEFAULT_OVERLAP_H
@@ -134,6 +135,23 @@ class AuditSection(Section):
     def bounds(self) -> AuditBounds:
         """The same for the audit."""
         return AuditBounds(self.checkpoint_lines, self.checkpoint_s, self.file_mib * 1024 * 1024, self.files)
+
+
+class LogSection(Section):
+    """`[log]`: what is logged, and where: to stderr unless a file is named. It starts at the node's directory."""
+
+    level: Level = "info"
+    file: Path | None = None
+
+    def path(self, directory: Path) -> Path | None:
+        """Return the file, None for stderr."""
+        return None if self.file is None else directory / self.file
+
+
+LOG_AND_AUDIT: Final = frozenset(
+    {"audit.checkpoint_lines", "audit.checkpoint_s", "audit.file_mib", "audit.files", "log.file", "log.level"}
+)
+"""Settings of every node that a reload changes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "directory": Code("The node's directory cannot be used.", "`init` makes one; `--dir` names another."),
         "already_running": Code("A node runs on this directory.", "Stop that one first."),
         "listen": Code("The address cannot be listened on.", "Stop who has it, or change `[node] listen`."),
+        "log_file": Code("The log cannot be written.", "Check disk and rights of the file that `[log]` names."),
         "tls": Code("Certificate, key or authorities cannot be used.", "Mend the files that `[tls]` names."),
         "plain_http": Code(
             "Plain HTTP beyond this machine is not spoken.",

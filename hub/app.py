@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final
 
 import structlog
@@ -20,7 +19,6 @@ from redis.asyncio import Redis
 
 from common.audit_file import Audit
 from common.clock import Clock, SystemClock
-from common.configuration import EMBEDDED
 from common.directory import announced, exclusive
 from common.embedded_valkey import EmbeddedValkey
 from common.exchange import Exchange
@@ -28,20 +26,22 @@ from common.http import problems, refusals_counted
 from common.inbox import Inbox
 from common.links import Carrier, Links
 from common.memory import settle
+from common.node_log import NodeLog
+from common.node_valkey import NodeValkey, open_valkey
 from common.openapi import serve_openapi
 from common.own_keys import OwnKeys
 from common.post import PostTransport, open_session
 from common.problem_routes import problem_routes
+from common.reloading import Reloading
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
 from common.route import to_aiohttp
 from common.scripts import ScriptSet
 from common.service_manager import ServiceManager
 from common.serving import serving
+from common.signals import Signals
 from common.store_guard import MarkFile, StoreGuard, Watched
 from common.store_mark import KnownStore
-from common.valkey import connect, connect_blocking
-from common.valkey_rights import check_server
 from hub.agents import Agents
 from hub.api.agents import AgentsApi
 from hub.api.events import EventsApi
@@ -79,6 +79,7 @@ from hub.retention import Bounds, Retention
 from hub.rights import rights_of
 from hub.scraping import Scraping
 from hub.sender import Sender
+from hub.settings import LIVE, HubSettings, load
 from hub.spawning import Spawning
 from hub.telling import Telling, open_telling
 from hub.webhook_post import WebhookPost
@@ -88,30 +89,6 @@ from hub.webhooks import Webhooks
 
 _log: Final = structlog.get_logger("hub")
 _OPENAPI_PATH: Final = "/api/v1/openapi.json"
-
-
-@dataclass(frozen=True, slots=True)
-class _Valkey:
-    """A client for calls, one for blocking reads, and the server when it is ours."""
-
-    client: Redis
-    blocking: Redis
-    server: EmbeddedValkey | None
-
-
-@asynccontextmanager
-async def open_valkey(hub: Hub) -> AsyncIterator[_Valkey]:
-    """Yield clients of a server that keeps what it acknowledges."""
-    section = hub.settings.valkey
-    target = hub.directory.valkey_target(section)
-    async with AsyncExitStack() as stack:
-        embedded = section.url == EMBEDDED
-        server = await stack.enter_async_context(EmbeddedValkey(hub.directory.valkey)) if embedded else None
-        client = await stack.enter_async_context(connect(target))
-        blocking = await stack.enter_async_context(connect_blocking(target))
-        for shortfall in await check_server(client, rights_of(hub.me.instance), section.allow_data_loss):
-            _log.warning("valkey.may_lose_data", reason=shortfall)
-        yield _Valkey(client, blocking, server)
 
 
 def _agent_routes(one: AgentsApi, placing: Placing, killing: Killing, clock: Clock, audit: Audit) -> list[Route]:
@@ -124,15 +101,20 @@ def _webhooks(
     def told(outcome: str) -> None:
         metrics.webhook_messages.labels(outcome).inc()
 
-    clock, patience_s = SystemClock(), hub.settings.webhooks.give_up_h * 3600
+    def patience_s() -> float:
+        return hub.settings.webhooks.give_up_h * 3600
+
+    clock = SystemClock()
     post = WebhookPost(session, store, clock)
     return Webhooks(store, Ways(feed, progress, post, clock, patience_s, told), hub.reach)
 
 
 def _retention(hub: Hub, client: Redis, keys: Keyspace, scripts: ScriptSet, metrics: Metrics) -> Retention:
-    kept = hub.settings.retention
-    bounds = Bounds(kept.ended_days, kept.ended_agents)
-    return Retention(client, keys, scripts, bounds, SystemClock(), metrics.agents_pruned.inc)
+    return Retention(client, keys, scripts, _kept(hub.settings), SystemClock(), metrics.agents_pruned.inc)
+
+
+def _kept(settings: HubSettings) -> Bounds:
+    return Bounds(settings.retention.ended_days, settings.retention.ended_agents)
 
 
 def _application(
@@ -163,23 +145,23 @@ def _application(
 class Parts:
     """Everything that a running hub is made of, built once its outside things are open."""
 
-    def __init__(self, hub: Hub, valkey: _Valkey, store: Stores, session: ClientSession, telling: Telling) -> None:
+    def __init__(self, hub: Hub, valkey: NodeValkey, store: Stores, session: ClientSession, telling: Telling) -> None:
         me, clock, metrics = hub.me, SystemClock(), telling.metrics
-        trust, audit = store.trust, store.audit
+        self._hub, trust, self.audit = hub, store.trust, store.audit
         self.clock, self.url = clock, hub.settings.node.url
         keys, scripts, own_keys = Keyspace(me.instance), ScriptSet("hub"), OwnKeys(hub.key_files, trust)
-        audit.sign_with(own_keys)
+        self.audit.sign_with(own_keys)
         rotations, inbox = RotationStore(trust), Inbox(me, trust)
         self.links = Links()
         exchange = Exchange(me, own_keys, inbox, Carrier(self.links, PostTransport(session)), clock)
         delivery, self.store = Delivery(exchange, telling.tracing), KnownStore(me.skew_s)
         self.agents = agents = Agents(valkey.client, keys, scripts, self.store)
-        outbox = Outbox(valkey.client, keys, scripts, hub.settings.outbox.limit)
+        self.outbox = outbox = Outbox(valkey.client, keys, scripts, hub.settings.outbox.limit)
         self.retention = _retention(hub, valkey.client, keys, scripts, metrics)
         self.sender = Sender(outbox, agents, delivery, trust, clock, metrics)
         self.feed = Feed(valkey.client, valkey.blocking, keys)
         rotation_intake = RotationIntake(me.instance, rotations, clock, hub.settings.node.overlap_s)
-        intake = Intake(me, inbox, agents, exchange, clock, metrics, rotation_intake, audit, self.sender.heard)
+        intake = Intake(me, inbox, agents, exchange, clock, metrics, rotation_intake, self.audit, self.sender.heard)
         self.announcer = Announcer(hub.key_files, own_keys, rotations, exchange, trust.current, clock)
         joining = Joining(me, own_keys, trust, agents, exchange, clock, self.sender.hurry)
         self.reconciling = Reconciling(trust, agents, outbox, exchange, self.sender, clock)
@@ -190,15 +172,15 @@ class Parts:
         inviting = Inviting(me.instance, own_keys, trust, clock)
         behind = Behind(
             me.instance,
-            AgentsApi(agents, spawning, Queries(delivery, agents, clock), trust, audit),
+            AgentsApi(agents, spawning, Queries(delivery, agents, clock), trust, self.audit),
             PeersApi(trust, agents, inviting, self.sender.hurry, self._own_url, self.links),
-            FreezingApi(Freezing(trust, outbox, self.sender, clock), agents, audit),
+            FreezingApi(Freezing(trust, outbox, self.sender, clock), agents, self.audit),
             agents,
             self.feed,
             trust,
-            Operations(agents, trust, Scraping.of(metrics, valkey.client, agents, trust, self.links), audit),
+            Operations(agents, trust, Scraping.of(metrics, valkey.client, agents, trust, self.links), self.audit),
             Identities(hub.token, store.tokens, clock),
-            audit,
+            self.audit,
             clock,
             self._own_url,
         )
@@ -209,7 +191,7 @@ class Parts:
                 Placing(trust, agents, self.links),
                 Killing(trust, agents, outbox, self.sender, clock),
                 clock,
-                audit,
+                self.audit,
             ),
             *EventsApi(self.feed, still).routes(),
             *LogStreamApi(behind.agents_api, agents, self.feed, still).routes(),
@@ -224,6 +206,17 @@ class Parts:
         ]
         self.app = _application(behind, routes, others, telling)
         self.app.on_shutdown.append(self._stop_watchers)
+
+    def prepare(self, settings: HubSettings) -> Callable[[], None]:
+        """Return what has everything work with these settings from now on."""
+
+        def adopt() -> None:
+            self._hub.settings = settings
+            self.outbox.limit = settings.outbox.limit
+            self.retention.bounds = _kept(settings)
+            self.audit.bounds = settings.audit.bounds
+
+        return adopt
 
     def _link_opened(self, tenant: str) -> None:
         self.sender.hurry(tenant)
@@ -246,12 +239,19 @@ class Parts:
         self.links.end_all()
 
 
+def _reloading(hub: Hub, parts: Parts, log: NodeLog) -> Reloading[HubSettings]:
+    return Reloading(
+        lambda: load(hub.directory), parts.prepare, partial(log.follow, hub.directory.path), LIVE, hub.settings
+    )
+
+
 async def _work(
-    parts: Parts, audit: Audit, guard: StoreGuard, server: EmbeddedValkey | None, stop: asyncio.Event
+    parts: Parts, guard: StoreGuard, server: EmbeddedValkey | None, reloading: Reloading[HubSettings], signals: Signals
 ) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(audit.run()),
+            group.create_task(parts.audit.run()),
+            group.create_task(signals.reload_by(reloading.reload)),
             group.create_task(ServiceManager.of(os.environ).run()),
             group.create_task(parts.sender.run()),
             group.create_task(parts.feed.run()),
@@ -264,23 +264,22 @@ async def _work(
         ]
         if server is not None:
             tasks.append(group.create_task(server.keep_running(lambda line: _log.error("valkey.ended", reason=line))))
-        await stop.wait()
+        await signals.stop.wait()
         for task in tasks:
             task.cancel()
 
 
-async def serve(hub: Hub, ready: Callable[[str], None]) -> None:
-    """Run until SIGTERM or SIGINT; calls `ready` with the URL once requests are taken."""
+async def serve(hub: Hub, ready: Callable[[str], None], log: NodeLog) -> None:
+    """Run until SIGTERM or SIGINT; calls `ready` with the URL once requests are taken. SIGHUP reads settings again."""
     raise_limit()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    signals = Signals.of(asyncio.get_running_loop())
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(hub.directory.path))
         telling = stack.enter_context(open_telling(hub))
         stores = stack.enter_context(open_stores(hub))
-        valkey = await stack.enter_async_context(open_valkey(hub))
+        valkey = await stack.enter_async_context(
+            open_valkey(hub.directory, hub.settings.valkey, rights_of(hub.me.instance))
+        )
         stack.enter_context(stores.audit.serving())
         session = await stack.enter_async_context(open_session(hub.reach))
         parts = Parts(hub, valkey, stores, session, telling)
@@ -295,5 +294,5 @@ async def serve(hub: Hub, ready: Callable[[str], None]) -> None:
         _log.info("node.ready", node=hub.me.instance, url=url)
         settle()
         ready(url)
-        await _work(parts, stores.audit, guard, valkey.server, stop)
+        await _work(parts, guard, valkey.server, _reloading(hub, parts, log), signals)
         _log.info("node.stopping", node=hub.me.instance)

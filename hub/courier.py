@@ -56,7 +56,7 @@ class Ways:
     progress: ProgressStore
     post: Post
     clock: Clock
-    patience_s: float
+    patience_s: Callable[[], float]
     told: Callable[[str], None]
 
 
@@ -156,7 +156,7 @@ class Courier:
         self._tries += 1
         failing_ms = known.failing_ms or now_ms
         pause_s = delay_s(known.failures + 1, self._jitter())
-        is_over = self._tries >= _TRIES and now_ms - failing_ms > self._ways.patience_s * 1000
+        is_over = self._tries >= _TRIES and now_ms - failing_ms > self._ways.patience_s() * 1000
         gives_up = is_over or (isinstance(failure, Answered) and failure.is_gone)
         log = _log.error if gives_up else _log.warning
         log(

@@ -19,12 +19,13 @@ from hub.tokens import TokenStore
 from hub.webhook_store import WebhookStore
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hub:
     """One hub before it runs: its directory, settings, key and token, all read and checked."""
 
     directory: HubDirectory
     settings: HubSettings
+    """Those in force: a reload replaces them."""
     key: SigningKey
     token: str = field(repr=False)
 

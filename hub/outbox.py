@@ -114,7 +114,8 @@ class Outbox:
         self._client = client
         self._keys = keys
         self._scripts = scripts
-        self._limit = limit
+        self.limit = limit
+        """How many may wait for one spoke; may be replaced while it runs."""
 
     async def _run(self, name: str, arguments: Sequence[str | bytes | int]) -> Any:
         return await self._scripts[name](self._client, [self._keys.prefix], arguments)
@@ -136,7 +137,7 @@ class Outbox:
                 new.trace,
             )
         ]
-        results = await self._run("enqueue", [now_ms, self._limit, EVENTS_KEPT, len(agents), *fields])
+        results = await self._run("enqueue", [now_ms, self.limit, EVENTS_KEPT, len(agents), *fields])
         return [Enqueued(outcome.decode(), shown.decode()) for outcome, shown in results]
 
     async def enqueue_kills(self, kills: Sequence[NewKill]) -> list[EnqueuedKill]:

@@ -49,7 +49,8 @@ class Retention:
         self._client = client
         self._keys = keys
         self._prune = scripts["prune"]
-        self._bounds = bounds
+        self.bounds = bounds
+        """May be replaced while it runs, from the next round on."""
         self._clock = clock
         self._told = told
 
@@ -65,7 +66,7 @@ class Retention:
 
     async def prune(self) -> int:
         """Forget at most 200 and return how many; raises `Unavailable`."""
-        days, agents = self._bounds.ended_days, self._bounds.ended_agents
+        days, agents = self.bounds.ended_days, self.bounds.ended_agents
         up_to = str(self._clock.now_ms() - days * _DAY_MS) if days else "-inf"
         gone = await self._prune(self._client, [self._keys.prefix], [up_to, agents or "", _AT_ONCE])
         if gone:

@@ -9,8 +9,10 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from common.configuration import (
+    LOG_AND_AUDIT,
     AuditSection,
     ConfigError,
+    LogSection,
     NodeDirectory,
     NodeSection,
     NodeSettings,
@@ -66,8 +68,13 @@ class HubSettings(NodeSettings):
     webhooks: WebhooksSection = WebhooksSection()
     retention: RetentionSection = RetentionSection()
     audit: AuditSection = AuditSection()
+    log: LogSection = LogSection()
     tls: TlsSection = TlsSection()
     telemetry: TelemetrySection = TelemetrySection()
+
+
+LIVE: Final = LOG_AND_AUDIT | {"outbox.limit", "retention.ended_agents", "retention.ended_days", "webhooks.give_up_h"}
+"""What a reload changes; docs/operations.md has the same as a table."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from common.tracing import Tracing
 from spoke.agent_spans import AgentSpans
 from spoke.answers import Answers
 from spoke.attendant import Attendant
+from spoke.current_launcher import CurrentLauncher
 from spoke.git import Git
 from spoke.janitor import Janitor, Keep
 from spoke.launching import Launcher
@@ -26,7 +28,7 @@ from spoke.patches import Patches
 from spoke.policy import LOCAL_POLICY
 from spoke.queue import Queue
 from spoke.runs import Runs
-from spoke.settings import LimitsSection
+from spoke.settings import LimitsSection, SpokeSettings
 from spoke.stored_command import StoredCommands
 from spoke.supervision import cgroup
 from spoke.supervision.supervisor import Supervisor
@@ -47,8 +49,19 @@ class AgentParts:
     runs: Runs
     worker: Worker
     janitor: Janitor
-    launcher: Launcher
+    launcher: CurrentLauncher
     answers: Answers
+    remake: Callable[[SpokeSettings], Launcher]
+
+    def prepare(self, settings: SpokeSettings) -> Callable[[], None]:
+        """Return what has them work with these settings; raises LocalError `config`, and nothing has changed."""
+        launcher = self.remake(settings)
+
+        def adopt() -> None:
+            self.launcher.replace(launcher)
+            self.janitor.keep = _keep(settings.limits)
+
+        return adopt
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +86,9 @@ def agent_parts(
     commands = StoredCommands(spoke.me.instance, keyring, trust, spoke.policy_of)
     limits = _limits(spoke, trust)
     runs, occupancy = Runs(directory.runs), Occupancy(directory.path)
-    launcher = _launcher(spoke)
-    workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)), ignored=launcher.ignored_files())
+    groups = _groups() if spoke.settings.limits.cgroup == "auto" else None
+    launcher = CurrentLauncher(_launcher(spoke, spoke.settings, groups))
+    workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)), ignored=launcher.ignored_files)
     patches = Patches(runs, workspaces)
     spans = AgentSpans(tracing, spoke.me.instance)
     attendant = Attendant(queue, commands, workspaces, sup, runs, launcher, clock, spans=spans)
@@ -82,7 +96,8 @@ def agent_parts(
     worker = Worker(queue, attendant, limits, node=node, life=life, occupancy=occupancy, lost=role.lost)
     keep = _keep(spoke.settings.limits)
     janitor = Janitor(queue, runs, workspaces, sup, occupancy, clock, keep)
-    return AgentParts(commands, limits, runs, worker, janitor, launcher, Answers(runs, patches))
+    answers, remake = Answers(runs, patches), partial(_launcher, spoke, groups=groups)
+    return AgentParts(commands, limits, runs, worker, janitor, launcher, answers, remake)
 
 
 def _limits(spoke: Spoke, trust: Callable[[], Trust]) -> Callable[[], Mapping[str, int]]:
@@ -95,9 +110,7 @@ def _limits(spoke: Spoke, trust: Callable[[], Trust]) -> Callable[[], Mapping[st
     return limits
 
 
-def _launcher(spoke: Spoke) -> Launcher:
-    settings = spoke.settings
-    groups = _groups() if settings.limits.cgroup == "auto" else None
+def _launcher(spoke: Spoke, settings: SpokeSettings, groups: Path | None) -> Launcher:
     return Launcher(settings.agents, os.environ, settings.limits.log_mib, directory=spoke.directory.path, groups=groups)
 
 

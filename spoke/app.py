@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -20,7 +20,6 @@ from redis.asyncio import Redis
 
 from common.audit_file import Audit
 from common.clock import SystemClock
-from common.configuration import EMBEDDED
 from common.directory import announced, exclusive
 from common.embedded_valkey import EmbeddedValkey
 from common.exchange import Exchange
@@ -31,23 +30,26 @@ from common.inbox import Inbox
 from common.introduction import identity_claim
 from common.links import Carrier, Links
 from common.memory import settle
+from common.node_log import NodeLog
+from common.node_valkey import open_valkey
 from common.openapi import serve_openapi
 from common.own_keys import OwnKeys
 from common.peers import Peer
 from common.post import PostTransport, open_session
 from common.problem_routes import problem_routes
+from common.reloading import Reloading
 from common.rotating import Announcer, RotationIntake
 from common.rotation_store import RotationStore
 from common.route import Route, to_aiohttp
 from common.service_manager import ServiceManager
 from common.serving import serving
+from common.signals import Signals
 from common.store_guard import MarkFile, StoreGuard, Watched
 from common.store_metrics import StoreMetrics
 from common.trust_store import TrustStore
-from common.valkey import connect, connect_blocking
-from common.valkey_rights import check_server
 from spoke.agent_parts import WorkerRole, agent_parts
 from spoke.agent_view import AgentView
+from spoke.current_launcher import CurrentLauncher
 from spoke.dialer import Dialer, Greeter
 from spoke.envelope_spans import EnvelopeSpans
 from spoke.events import Courier
@@ -55,7 +57,6 @@ from spoke.eviction import Eviction
 from spoke.federation_routes import FederationRoutes
 from spoke.intake import Intake
 from spoke.joining import Joiner
-from spoke.launching import Launcher
 from spoke.local_api import Access, Guard, LocalApi
 from spoke.local_spawn import LocalSpawner
 from spoke.metrics import Metrics
@@ -69,7 +70,8 @@ from spoke.rotating import Rotating
 from spoke.router import Router, Rules
 from spoke.salvage import Salvage
 from spoke.scraping import Scraping
-from spoke.stopping import stop_in_time, stop_signalled
+from spoke.settings import LIVE, SpokeSettings, load
+from spoke.stopping import stop_in_time
 from spoke.supervision.supervisor import Supervisor
 from spoke.telling import Telling, open_telling
 
@@ -78,22 +80,6 @@ __all__ = ["Spoke", "serve"]
 _log: Final = structlog.get_logger("spoke")
 _OPENAPI_PATH: Final = "/openapi.json"
 _DAY_MS: Final = 24 * 3600 * 1000
-
-
-@asynccontextmanager
-async def _valkey(spoke: Spoke) -> AsyncIterator[tuple[Redis, Redis, EmbeddedValkey | None]]:
-    """Yield a client for calls and one for listening, on a server that keeps what it acknowledges; and that if ours."""
-    section = spoke.settings.valkey
-    target = spoke.directory.valkey_target(section)
-    server = EmbeddedValkey(spoke.directory.valkey) if section.url == EMBEDDED else None
-    async with AsyncExitStack() as stack:
-        if server is not None:
-            await stack.enter_async_context(server)
-        client = await stack.enter_async_context(connect(target))
-        listener = await stack.enter_async_context(connect_blocking(target))
-        for shortfall in await check_server(client, rights_of(spoke.me.instance), section.allow_data_loss):
-            _log.warning("valkey.may_lose_data", reason=shortfall)
-        yield client, listener, server
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +97,7 @@ class _Parts:
     def __init__(self, spoke: Spoke, client: Redis, stores: _Stores, session: ClientSession, sup: Supervisor) -> None:
         settings, directory, me = spoke.settings, spoke.directory, spoke.me
         trust, audit, clock = stores.trust, stores.audit, SystemClock()
-        self._spoke, self._trust, self.dials = spoke, trust, settings.node.link != "never"
+        self._spoke, self.dials = spoke, settings.node.link != "never"
         self.queue = Queue(client, me.instance, spoke.bounds)
         inbox = Inbox(me, trust)
         keys = OwnKeys(spoke.key_files, trust)
@@ -121,20 +107,20 @@ class _Parts:
         telling, metrics = stores.telling, stores.telling.metrics
         role = WorkerRole("", lambda cause: metrics.leases_lost.labels(cause).inc())
         agents = agent_parts(spoke, self.queue, keys.keyring, trust.current, sup, role, telling.tracing)
-        self.worker, self.janitor, commands = agents.worker, agents.janitor, agents.commands
+        self.worker, self.janitor, self._agents, self.audit = agents.worker, agents.janitor, agents, audit
         watched = Watched(client, self.queue.prefix, MarkFile(directory.path))
         self.store_guard = StoreGuard(
-            watched, self.queue.store, clock, Salvage(self.queue, agents.runs, commands, sup, self.worker)
+            watched, self.queue.store, clock, Salvage(self.queue, agents.runs, agents.commands, sup, self.worker)
         )
         self.courier = Courier(self.queue, exchange, trust.current, metrics.envelope_events.observe)
         rules, spans = partial(self._rules_of, agents.launcher), EnvelopeSpans(telling.tracing, clock)
-        router = Router(self.queue, agents.answers, commands, exchange, rules, audit, spans)
+        router = Router(self.queue, agents.answers, agents.commands, exchange, rules, audit, spans)
         rotating, announcer = _rotating(spoke, trust, self.queue, keys, exchange)
         petition = Petition(Joiner(me, keys, settings.node.url, clock), session, trust)
         self.of_peers = (announcer.run, Eviction(self.queue, trust.current).run, petition.run)
         """What goes on in the background because of changes of trust."""
         intake = Intake(inbox, router, rotating, clock, metrics, audit)
-        greeter = Greeter(keys, inbox, exchange, clock, self._capacity, settings.node.labels)
+        greeter = Greeter(keys, inbox, exchange, clock, self._capacity, lambda: spoke.settings.node.labels)
         self.dialer = Dialer(greeter, links, intake, session, trust, self.courier.reached)
         federation = FederationRoutes(partial(_identity, spoke, keys), keys, intake, exchange)
         guard, view = Guard(Access(spoke.token, settings.local.remote), audit), AgentView(self.queue, agents.limits)
@@ -148,13 +134,26 @@ class _Parts:
             telling.tracing,
         )
         operator = OperatorApi(
-            guard, view, self.queue, Requeuer(keys, self.queue, commands, exchange, clock), self.janitor
+            guard, view, self.queue, Requeuer(keys, self.queue, agents.commands, exchange, clock), self.janitor
         )
         self.app = _application(
             federation.routes(), [*local.routes(), *operator.routes(), *problem_routes()], guard, metrics
         )
 
-    def _rules_of(self, launcher: Launcher, peer: Peer) -> Rules:
+    def prepare(self, settings: SpokeSettings) -> Callable[[], None]:
+        """Return what has everything work with these settings from now on; raises LocalError `config`."""
+        adopt_for_agents = self._agents.prepare(settings)
+
+        def adopt() -> None:
+            self._spoke.settings = settings
+            self.queue.bounds = self._spoke.bounds
+            self.audit.bounds = settings.audit.bounds
+            adopt_for_agents()
+            self.worker.heard("wake", "")  # there may be more room, or other agents' turn
+
+        return adopt
+
+    def _rules_of(self, launcher: CurrentLauncher, peer: Peer) -> Rules:
         return Rules(self._spoke.policy_of(peer), self._oldest_ms(), uuid7_time_ms, launcher.check)
 
     async def _capacity(self) -> Capacity:
@@ -204,12 +203,25 @@ def _report_valkey(reason: str) -> None:
     _log.error("valkey.ended", reason=reason)
 
 
+def _reloading(spoke: Spoke, parts: _Parts, log: NodeLog) -> Reloading[SpokeSettings]:
+    return Reloading(
+        lambda: load(spoke.directory), parts.prepare, partial(log.follow, spoke.directory.path), LIVE, spoke.settings
+    )
+
+
 async def _work(
-    parts: _Parts, audit: Audit, listener: Redis, server: EmbeddedValkey | None, stop: asyncio.Event, *, works: bool
+    parts: _Parts,
+    listener: Redis,
+    server: EmbeddedValkey | None,
+    reloading: Reloading[SpokeSettings],
+    signals: Signals,
+    *,
+    works: bool,
 ) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(audit.run()),
+            group.create_task(parts.audit.run()),
+            group.create_task(signals.reload_by(reloading.reload)),
             group.create_task(ServiceManager.of(os.environ).run()),
             group.create_task(_listen(parts, listener)),
             group.create_task(parts.store_guard.watch()),
@@ -223,28 +235,29 @@ async def _work(
             tasks.append(group.create_task(parts.dialer.run()))
         if server is not None:
             tasks.append(group.create_task(server.keep_running(_report_valkey)))
-        await stop.wait()
+        await signals.stop.wait()
         stop_in_time()
         for task in tasks:
             task.cancel()
 
 
-async def serve(spoke: Spoke, ready: Callable[[str], None], *, works: bool = True) -> None:
+async def serve(spoke: Spoke, ready: Callable[[str], None], log: NodeLog, *, works: bool = True) -> None:
     """Run until SIGTERM or SIGINT; calls `ready` with the URL once envelopes are taken. Agents go on running.
 
-    One that does not work itself leaves all agents to `spoke worker`.
+    SIGHUP reads the settings again. One that does not work itself leaves all agents to `spoke worker`.
     """
-    stop = stop_signalled()
+    signals = Signals.of(asyncio.get_running_loop())
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(spoke.directory.path))
         telling = stack.enter_context(open_telling(spoke))
-        client, listener, server = await stack.enter_async_context(_valkey(spoke))
+        rights = rights_of(spoke.me.instance)
+        valkey = await stack.enter_async_context(open_valkey(spoke.directory, spoke.settings.valkey, rights))
         audit = stack.enter_context(closing(spoke.open_audit()))
         stores = _Stores(audit, stack.enter_context(closing(spoke.open_trust(audit))), telling)
         stack.enter_context(audit.serving())
         session = await stack.enter_async_context(open_session(spoke.reach))
         supervisor = await stack.enter_async_context(Supervisor())
-        parts = _Parts(spoke, client, stores, session, supervisor)
+        parts = _Parts(spoke, valkey.client, stores, session, supervisor)
         await parts.store_guard.open()
         stack.push_async_callback(parts.store_guard.close)
         url = await stack.enter_async_context(serving(parts.app, spoke.settings, spoke.directory.path))
@@ -252,5 +265,5 @@ async def serve(spoke: Spoke, ready: Callable[[str], None], *, works: bool = Tru
         _log.info("node.ready", node=spoke.me.instance, url=url)
         settle()
         ready(url)
-        await _work(parts, audit, listener, server, stop, works=works)
+        await _work(parts, valkey.blocking, valkey.server, _reloading(spoke, parts, log), signals, works=works)
         _log.info("node.stopping", node=spoke.me.instance)

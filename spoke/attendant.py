@@ -61,7 +61,7 @@ class Attendant:
         workspaces: Workspaces,
         supervisor: Supervisor,
         runs: Runs,
-        launcher: Launcher,
+        launcher: Callable[[], Launcher],
         clock: Clock,
         *,
         spans: AgentSpans,
@@ -81,22 +81,23 @@ class Attendant:
         with structlog.contextvars.bound_contextvars(
             agent_id=held.ref.agent_id, tenant=held.ref.tenant, attempt=held.claim.record.fields.get("attempt")
         ):
+            launcher = self._launcher()
             try:
                 run = self._run_of(held)
                 # A run that the store forgot is no new one: it is waited for, and its workspace left as it is.
                 begun = resumed or self._supervisor.state(run.directory) is not RunState.NEVER_STARTED
-                if await (self._adopt(held, run) if begun else self._start(held, run)):
-                    await self._see_through(held, run)
+                if await (self._adopt(held, run) if begun else self._start(held, run, launcher)):
+                    await self._see_through(held, run, launcher)
             except LeaseLost:
                 _log.warning("agent.lease_lost")
             except TamperedRecord as error:
                 _log.error("agent.tampered", reason=error.message)
                 await self._finish_unstarted(held, "failed", "tampered", error.message)
 
-    async def _start(self, held: Held, run: Run) -> bool:
+    async def _start(self, held: Held, run: Run, launcher: Launcher) -> bool:
         """Start the agent; False when it was finished or queued again instead. Raises `LeaseLost`."""
         try:
-            await self._launch(held, run)
+            await self._launch(held, run, launcher)
         except KilledBeforeStart as killed:
             await self._finish_unstarted(held, "killed", killed.kill.cause, killed.kill.reason or "")
         except TamperedRecord:
@@ -112,7 +113,7 @@ class Attendant:
             return True
         return False
 
-    async def _launch(self, held: Held, run: Run) -> None:
+    async def _launch(self, held: Held, run: Run, launcher: Launcher) -> None:
         record, asked = held.claim.record, held.claim.asked
         spawn, claims = self._commands.open(record, asked.spawn)
         resume, again = self._commands.prove_resume(record, asked.resume) or (None, None)
@@ -123,12 +124,12 @@ class Attendant:
             earlier = await asyncio.to_thread(self._runs.earlier, held.ref, record.attempt)
             resumption = Resumption(resume.text, earlier)
         start = Start(record.attempt, resumption, held.spans.context)
-        spec = await asyncio.to_thread(self._launcher.prepare, run, workspace, spawn, start)
+        spec = await asyncio.to_thread(launcher.prepare, run, workspace, spawn, start)
         await asyncio.to_thread(run.keep_origin, record.fields, asked)
         await self._pass_fence(held)
         held.starting = True
         await self._supervisor.start(run.directory, spec)
-        _log.info("agent.started", profile=self._launcher.profile(spawn.agent_type).name, task_id=spawn.task_id)
+        _log.info("agent.started", profile=launcher.profile(spawn.agent_type).name, task_id=spawn.task_id)
 
     async def _adopt(self, held: Held, run: Run) -> bool:
         """Look what a former worker left of the agent; False when it was queued again or failed."""
@@ -164,7 +165,7 @@ class Attendant:
         if verdict == "killed":
             raise KilledBeforeStart(await held.next_kill())
 
-    async def _see_through(self, held: Held, run: Run) -> None:
+    async def _see_through(self, held: Held, run: Run, launcher: Launcher) -> None:
         """Wait for a run that has begun, passing kills on, and finish it; raises `LeaseLost`."""
         if self._supervisor.state(run.directory) is RunState.RUNNING:
             await self._note_started(held)
@@ -174,7 +175,7 @@ class Attendant:
             return
         if ending.cause != "spawn_failed":
             await self._note_started(held)
-        await self._conclude(held, run, ending)
+        await self._conclude(held, run, launcher, ending)
 
     async def _note_started(self, held: Held) -> None:
         now_ms = self._clock.now_ms()
@@ -200,12 +201,12 @@ class Attendant:
             _log.info("agent.kill_passed", reason=kill.cause, grace_s=kill.grace_s)
             await self._supervisor.kill(run.directory, kill.grace_s, kill.cause)
 
-    async def _conclude(self, held: Held, run: Run, ending: Ending) -> None:
+    async def _conclude(self, held: Held, run: Run, launcher: Launcher, ending: Ending) -> None:
         workspace = await asyncio.to_thread(self._workspaces.open, held.ref.tenant, held.ref.agent_id)
         changes = await self._collect(workspace)
         agent_type = cast("AgentType", held.claim.record.fields["type"])
-        outcome = await asyncio.to_thread(conclude, run, ending, self._launcher, agent_type, changes)
-        push = self._launcher.config(agent_type).push
+        outcome = await asyncio.to_thread(conclude, run, ending, launcher, agent_type, changes)
+        push = launcher.config(agent_type).push
         outcome = await publish(self._workspaces, push, workspace, changes, outcome)
         verdict = outcome.verdict
         if workspace is not None and changes is not None:

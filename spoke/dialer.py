@@ -47,7 +47,7 @@ class Greeter:
     exchange: Exchange
     clock: Clock
     capacity: Callable[[], Awaitable[Capacity]]
-    labels: Mapping[str, str]
+    labels: Callable[[], Mapping[str, str]]
 
     async def greet(self, socket: ClientSocket, hub: Peer) -> None:
         """Prove who we are and that `hub` is the hub; raises `EnvelopeNotTaken`, `EnvelopeRejected`, `Unavailable`."""
@@ -59,7 +59,7 @@ class Greeter:
             nonce=challenge,
             challenge=nonce,
             capacity=await self.capacity(),
-            labels=self.labels,
+            labels=self.labels(),
         )
         await send(socket, hello)
         raw = read_answer(await receive_first(socket))

@@ -71,7 +71,8 @@ class Janitor:
         self._supervisor = supervisor
         self._occupancy = occupancy
         self._clock = clock
-        self._keep = keep
+        self.keep = keep
+        """May be replaced while it runs."""
         self._one_at_a_time = asyncio.Lock()
 
     async def run(self) -> None:
@@ -128,7 +129,7 @@ class Janitor:
 
     def _expired(self, ref: AgentRef) -> bool:
         used_ms = max(self._runs.used_ms(ref), self._workspaces.places.used_ms(ref.tenant, ref.agent_id))
-        return used_ms < self._clock.now_ms() - self._keep.retention_ms
+        return used_ms < self._clock.now_ms() - self.keep.retention_ms
 
     def _runs_now(self, ref: AgentRef) -> bool:
         return any(self._supervisor.state(run.directory) is RunState.RUNNING for run in self._runs.attempts(ref))
@@ -160,9 +161,9 @@ class Janitor:
 
     async def _sweep_for_room(self, dry_run: bool) -> AsyncIterator[Removed]:
         """Remove the runs of agents that ended, those that ended first at first, until the disk is not overfull."""
-        if not self._keep.disk_bytes:
+        if not self.keep.disk_bytes:
             return
-        excess = await disk_usage(self._runs.root, self._workspaces.places.root) - self._keep.disk_bytes
+        excess = await disk_usage(self._runs.root, self._workspaces.places.root) - self.keep.disk_bytes
         ended = [record async for _, record in self._records(await self._on_disk()) if record and record.terminal]
         for record in sorted(ended, key=lambda record: int(record.fields.get("finished_at", 0))):
             if excess <= 0:
@@ -189,7 +190,7 @@ class Janitor:
                 _log.warning("janitor.mirror_left", path=str(mirror.path), reason=str(error))
 
     async def _forget(self, tenant: str, mirror: StoredMirror, dry_run: bool) -> int:
-        oldest_ms = self._clock.now_ms() - self._keep.retention_ms
+        oldest_ms = self._clock.now_ms() - self.keep.retention_ms
         old = [AgentRef(tenant, agent) for agent in await mirror.agents() if uuid7_time_ms(agent) < oldest_ms]
         gone = [
             ref
@@ -201,7 +202,7 @@ class Janitor:
         return len(gone)
 
     async def _is_unused(self, tenant: str, mirror: StoredMirror) -> bool:
-        if mirror.used_ms() >= self._clock.now_ms() - self._keep.mirror_ms or await mirror.agents(with_work=True):
+        if mirror.used_ms() >= self._clock.now_ms() - self.keep.mirror_ms or await mirror.agents(with_work=True):
             return False
         return not any(peer == tenant for peer, _ in await asyncio.to_thread(self._workspaces.places.agents))
 

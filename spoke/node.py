@@ -18,12 +18,13 @@ from spoke.queue_terms import Bounds
 from spoke.settings import SpokeDirectory, SpokeSettings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Spoke:
     """One spoke before it runs: its directory, settings, key and token, all read and checked."""
 
     directory: SpokeDirectory
     settings: SpokeSettings
+    """Those in force: a reload replaces them."""
     key: SigningKey
     token: str = field(repr=False)
 

@@ -73,7 +73,8 @@ class Queue:
         self.store = store or KnownStore(bounds.skew_s)
         """What is known of the store; without a guard that knows better it is one that nobody ever marked."""
         self.prefix = prefix + prefix_of(instance)
-        self._bounds = bounds
+        self.bounds = bounds
+        """The spoke's own limits; they may be replaced while it runs."""
         self._scripts = ScriptSet("spoke")
 
     async def _run(self, script: str, *arguments: str | bytes | int) -> Any:
@@ -86,7 +87,7 @@ class Queue:
         that was not accepted before. Raises `EnvelopeRejected` with `replayed`, `RateLimited`, `StoreLost`,
         `Unavailable`.
         """
-        policy, bounds, known = sender.policy, self._bounds, self.store.mark
+        policy, bounds, known = sender.policy, self.bounds, self.store.mark
         arguments = [item for step in steps for item in encode_step(step, policy)]
         answer = await self._run(
             "accept", sender.tenant, sender.instance, jti, raw, bounds.replay_ms,
@@ -125,7 +126,7 @@ class Queue:
         killed, waiting = ended, ended == KILLED_AT_ONCE
         while kill is not None and waiting:
             ended, asked = await self._run(
-                "kill_all", tenant, kill.to_json(), kill.cause, self._bounds.retention_ms, KILLED_AT_ONCE
+                "kill_all", tenant, kill.to_json(), kill.cause, self.bounds.retention_ms, KILLED_AT_ONCE
             )
             killed, waiting = killed + ended, ended == KILLED_AT_ONCE
         return int(killed + asked)
@@ -133,7 +134,7 @@ class Queue:
     async def claim(self, worker: str, limits: Mapping[str, int]) -> Claim | None:
         """Take the next agent of a tenant in `limits` (tenant: agents at once) under a lease of `LEASE_MS`."""
         pairs = [item for pair in limits.items() for item in pair]
-        return read_claim(await self._run("claim", worker, LEASE_MS, self._bounds.agents, len(limits), *pairs))
+        return read_claim(await self._run("claim", worker, LEASE_MS, self.bounds.agents, len(limits), *pairs))
 
     async def leases(self) -> dict[str, int]:
         """Return the deadlines of all leases, by `TENANT AGENT`."""
@@ -170,11 +171,11 @@ class Queue:
     async def finish(self, claim: Claim, status: str, fields: Mapping[str, str | int]) -> bool:
         """Enter a terminal state; False when the lease is lost."""
         pairs = [item for pair in fields.items() for item in pair]
-        return bool(await self._run("finish", *held_arguments(claim), status, self._bounds.retention_ms, *pairs))
+        return bool(await self._run("finish", *held_arguments(claim), status, self.bounds.retention_ms, *pairs))
 
     async def retry(self, claim: Claim, reason: str, detail: str, *, pause_ms: int, may_help: bool) -> str:
         """Queue an agent again that failed for our reasons: `queued`, `failed`, `killed` or `lost`."""
-        retention_ms = self._bounds.retention_ms
+        retention_ms = self.bounds.retention_ms
         answer = await self._run(
             "retry", *held_arguments(claim), pause_ms, reason, detail, retention_ms, int(may_help), 0
         )
@@ -182,12 +183,12 @@ class Queue:
 
     async def give_back(self, claim: Claim, detail: str) -> None:
         """Queue an agent again that this worker claimed and will not start; the attempt does not count."""
-        await self._run("retry", *held_arguments(claim), 0, "lost", detail, self._bounds.retention_ms, 1, 1)
+        await self._run("retry", *held_arguments(claim), 0, "lost", detail, self.bounds.retention_ms, 1, 1)
 
     async def kill(self, ref: AgentRef, step: KillStep) -> AgentRecord | None:
         """Stop an agent for this machine's operator; None when there is none."""
         answer = await self._run(
-            "kill", ref.tenant, ref.agent_id, step.to_json(), step.cause, self._bounds.retention_ms, UNLIMITED
+            "kill", ref.tenant, ref.agent_id, step.to_json(), step.cause, self.bounds.retention_ms, UNLIMITED
         )
         return read_described(answer)
 
@@ -201,14 +202,14 @@ class Queue:
 
     async def evict(self, kill: KillStep, gone: Iterable[str], limit: int) -> tuple[int, int]:
         """End the agents of these tenants; returns how many waited, at most `limit`, and how many are held."""
-        ended, asked = await self._run("evict", kill.to_json(), kill.cause, self._bounds.retention_ms, limit, *gone)
+        ended, asked = await self._run("evict", kill.to_json(), kill.cause, self.bounds.retention_ms, limit, *gone)
         return int(ended), int(asked)
 
     async def requeue(self, ref: AgentRef, requeue: Requeue) -> AgentRecord | RequeueRefused:
         """Queue the work of an agent that failed or was killed again, as a new agent of the same tenant."""
         spawn = requeue.spawn
         answer = await self._run(
-            "requeue", ref.tenant, ref.agent_id, spawn.id, requeue.jti, requeue.raw, self._bounds.queued,
+            "requeue", ref.tenant, ref.agent_id, spawn.id, requeue.jti, requeue.raw, self.bounds.queued,
             content_hash(spawn), spawn.task_id, spawn.agent_type, spawn.priority, spawn.timeout_s, spawn.max_attempts,
         )  # fmt: skip
         if answer[0] == b"refused":

@@ -10,8 +10,10 @@ from pydantic import Field
 
 from common.agent_state import AgentType
 from common.configuration import (
+    LOG_AND_AUDIT,
     AuditSection,
     ConfigError,
+    LogSection,
     NodeDirectory,
     NodeSection,
     NodeSettings,
@@ -100,10 +102,18 @@ class SpokeSettings(NodeSettings):
     limits: LimitsSection = LimitsSection()
     local: LocalSection = LocalSection()
     audit: AuditSection = AuditSection()
+    log: LogSection = LogSection()
     tls: TlsSection = TlsSection()
     telemetry: TelemetrySection = TelemetrySection()
     agents: dict[AgentType, AgentConfig] = Field(default_factory=dict)
     policy: Policy = Policy()
+
+
+LIVE: Final = LOG_AND_AUDIT | {
+    *("agents", "policy", "node.labels"),
+    *(f"limits.{name}" for name in LimitsSection.model_fields if name != "cgroup"),
+}
+"""What a reload changes; docs/operations.md has the same as a table."""
 
 
 @dataclass(frozen=True, slots=True)

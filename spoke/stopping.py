@@ -1,10 +1,8 @@
-"""How a process of the spoke stops: when it is told to, and in any case within a time."""
+"""A process of the spoke that was told to stop does so within a time."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import threading
 from typing import Final
 
@@ -12,14 +10,6 @@ import structlog
 
 _STOP_S: Final = 10.0
 _log: Final = structlog.get_logger("spoke")
-
-
-def stop_signalled() -> asyncio.Event:
-    """Return what SIGTERM and SIGINT set from now on."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
 
 
 def stop_in_time() -> None:

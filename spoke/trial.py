@@ -70,7 +70,7 @@ class Trial:
         ref = AgentRef(_TENANT, spawn.id)
         launcher = Launcher({self.agent_type: self.config}, self.environment, _LOG_MIB, directory=self.directory)
         runs = Runs(directory / "runs")
-        workspaces = Workspaces(directory / "workspaces", git=git, ignored=launcher.ignored_files())
+        workspaces = Workspaces(directory / "workspaces", git=git, ignored=launcher.ignored_files)
         repository = parse_repository(spawn.context.repository)
         workspace = await workspaces.prepare(ref.tenant, ref.agent_id, repository, _BRANCH)
         run = runs.run(ref, 1)

@@ -11,19 +11,24 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
+from functools import partial
 from typing import Final
 
 import structlog
 from redis.asyncio import Redis
 
 from common.directory import exclusive
+from common.node_log import NodeLog
 from common.own_keys import OwnKeys
+from common.reloading import Reloading
 from common.service_manager import ServiceManager
+from common.signals import Signals
 from common.valkey import connect, connect_blocking
-from spoke.agent_parts import WorkerRole, agent_parts
+from spoke.agent_parts import AgentParts, WorkerRole, agent_parts
 from spoke.node import Spoke
 from spoke.queue import Queue
-from spoke.stopping import stop_in_time, stop_signalled
+from spoke.settings import LIVE, SpokeSettings, load
+from spoke.stopping import stop_in_time
 from spoke.supervision.supervisor import Supervisor
 from spoke.telling import open_telling
 from spoke.worker import Worker
@@ -40,22 +45,46 @@ async def _listen(queue: Queue, listener: Redis, worker: Worker) -> None:
         worker.heard(channel, message)
 
 
-async def _work(queue: Queue, listener: Redis, worker: Worker, stop: asyncio.Event) -> None:
+def _reloading(spoke: Spoke, queue: Queue, agents: AgentParts, log: NodeLog) -> Reloading[SpokeSettings]:
+    def prepare(settings: SpokeSettings) -> Callable[[], None]:
+        adopt_for_agents = agents.prepare(settings)
+
+        def adopt() -> None:
+            spoke.settings = settings
+            queue.bounds = spoke.bounds
+            adopt_for_agents()
+            agents.worker.heard("wake", "")
+
+        return adopt
+
+    return Reloading(
+        lambda: load(spoke.directory), prepare, partial(log.follow, spoke.directory.path), LIVE, spoke.settings
+    )
+
+
+async def _work(
+    queue: Queue, listener: Redis, worker: Worker, reloading: Reloading[SpokeSettings], signals: Signals
+) -> None:
     async with asyncio.TaskGroup() as group:
-        running = (ServiceManager.of(os.environ).run(), _listen(queue, listener, worker), worker.run())
+        running = (
+            ServiceManager.of(os.environ).run(),
+            signals.reload_by(reloading.reload),
+            _listen(queue, listener, worker),
+            worker.run(),
+        )
         tasks = [group.create_task(each) for each in running]
-        await stop.wait()
+        await signals.stop.wait()
         stop_in_time()
         for task in tasks:
             task.cancel()
 
 
-async def work(spoke: Spoke, name: str, ready: Callable[[], None]) -> None:
+async def work(spoke: Spoke, name: str, ready: Callable[[], None], log: NodeLog) -> None:
     """Work as the worker `name` until SIGTERM or SIGINT, whether the node runs at the time or not.
 
-    Calls `ready` once it works. Agents go on running. Raises LocalError `already_running`.
+    Calls `ready` once it works. SIGHUP reads the settings again. Agents go on. Raises LocalError `already_running`.
     """
-    stop = stop_signalled()
+    signals = Signals.of(asyncio.get_running_loop())
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(spoke.directory.path, f"worker-{name}"))
         telling = stack.enter_context(open_telling(spoke))
@@ -68,8 +97,8 @@ async def work(spoke: Spoke, name: str, ready: Callable[[], None]) -> None:
         queue = Queue(client, spoke.me.instance, spoke.bounds)
         keys = OwnKeys(spoke.key_files, trust)
         role = WorkerRole(name, _lost)
-        worker = agent_parts(spoke, queue, keys.keyring, trust.current, supervisor, role, telling.tracing).worker
+        agents = agent_parts(spoke, queue, keys.keyring, trust.current, supervisor, role, telling.tracing)
         _log.info("worker.ready", node=spoke.me.instance, worker=name)
         ready()
-        await _work(queue, listener, worker, stop)
+        await _work(queue, listener, agents.worker, _reloading(spoke, queue, agents, log), signals)
         _log.info("worker.stopping", worker=name)

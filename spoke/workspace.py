@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,9 @@ class Workspaces:
     One agent's workspace is for one caller at a time; different agents may share a repository at the same moment.
     """
 
-    def __init__(self, root: Path, *, git: Git, timeout_s: float = 600, ignored: Sequence[str] = ()) -> None:
+    def __init__(
+        self, root: Path, *, git: Git, timeout_s: float = 600, ignored: Callable[[], Sequence[str]] = tuple
+    ) -> None:
         self.places = Places(root.absolute())
         """Where everything lies."""
         self._git = git
@@ -246,7 +248,7 @@ class Workspaces:
     async def _scratch(self, workspace: Workspace, head: str, refs: AgentRefs) -> AsyncIterator[Scratch]:
         with TemporaryDirectory(prefix="scratch-", dir=workspace.path, ignore_cleanup_errors=True) as directory:
             path = Path(directory) / "scratch.git"
-            scratch = Scratch(path, git=self._git, timeout_s=self._timeout_s, ignored=self._ignored)
+            scratch = Scratch(path, git=self._git, timeout_s=self._timeout_s, ignored=self._ignored())
             agent_repository = None if refs == AgentRefs() else workspace.repo
             await scratch.make(head, mirror_objects=workspace.objects, agent_repository=agent_repository)
             yield scratch

@@ -34,8 +34,8 @@ def init(instance: str, listen: str, url: str | None) -> None:
 @click.command()
 @node_options
 def serve() -> None:
-    """Run the hub until SIGTERM; prints one line when it is ready."""
-    from common.logs import configure
+    """Run the hub until SIGTERM; prints one line when it is ready. SIGHUP reads hub.toml again."""
+    from common.node_log import NodeLog
     from hub.app import serve as run_hub
     from hub.cli.local import load_hub
 
@@ -47,5 +47,6 @@ def serve() -> None:
         else:
             click.echo(f"ready {url}")
 
-    configure()
-    asyncio.run(run_hub(load_hub(), ready))
+    hub, log = load_hub(), NodeLog()
+    log.follow(hub.directory.path, hub.settings)
+    asyncio.run(run_hub(hub, ready, log))

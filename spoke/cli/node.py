@@ -44,18 +44,21 @@ def init(context: SpokeContext, instance: str, listen: str, url: str | None) -> 
 @click.option("--no-worker", is_flag=True, help="Start no agents here: leave all of them to `spoke worker`.")
 @facts
 def serve(context: SpokeContext, no_worker: bool) -> None:
-    """Run the spoke until SIGTERM. Prints one line, `ready URL`, when it takes envelopes."""
-    from common.logs import configure
+    """Run the spoke until SIGTERM. Prints one line, `ready URL`, when it takes envelopes.
+
+    SIGHUP reads spoke.toml again.
+    """
+    from common.node_log import NodeLog
     from spoke.app import Spoke
     from spoke.app import serve as run
 
-    configure()
-    node = Spoke.load(context.directory, context.settings())
+    node, log = Spoke.load(context.directory, context.settings()), NodeLog()
+    log.follow(node.directory.path, node.settings)
 
     def ready(url: str) -> None:
         click.echo(json.dumps({"event": "ready", "url": url}) if context.out.json else f"ready {url}")
 
-    asyncio.run(run(node, ready, works=not no_worker))
+    asyncio.run(run(node, ready, log, works=not no_worker))
 
 
 @click.command()
@@ -66,19 +69,19 @@ def worker(context: SpokeContext, name: str) -> None:
 
     Prints one line, `ready NAME`. Its agents go on when it ends, and others see them to their end.
     """
-    from common.logs import configure
+    from common.node_log import NodeLog
     from spoke.node import Spoke
     from spoke.worker_process import work
 
     if not is_instance_id(name):
         raise LocalError("a worker's name is made of a-z, 0-9, '.' and '-', like an id", code="id")
-    configure()
-    node = Spoke.load(context.directory, context.settings())
+    node, log = Spoke.load(context.directory, context.settings()), NodeLog()
+    log.follow(node.directory.path, node.settings)
 
     def ready() -> None:
         click.echo(json.dumps({"event": "ready", "worker": name}) if context.out.json else f"ready {name}")
 
-    asyncio.run(work(node, name, ready))
+    asyncio.run(work(node, name, ready, log))
 
 
 @click.command()

@@ -27,14 +27,15 @@ from common.keyfiles import load_signing_key
 from common.keyring import PublicKey
 from common.listener import listening
 from common.memory import settle
+from common.node_valkey import open_valkey
 from common.peers import Peer
 from common.post import open_session
 from common.strict_json import encode
 from common.trust_store import NewPeer
 from hub.agents import Agents
 from hub.app import Parts as HubParts
-from hub.app import open_valkey
 from hub.node import Hub, Stores, open_stores
+from hub.rights import rights_of
 from hub.settings import HubDirectory, load
 from hub.settlement import Settlement
 from hub.setup import set_up
@@ -129,7 +130,8 @@ async def opened(scratch: Path, *, link: bool) -> AsyncIterator[Line]:
         node = SpokeNode(directory, toml=tables(limits=_UNLIMITED, policy=_POLICY))
         stack.enter_context(node)
         stores = stack.enter_context(open_stores(hub))
-        valkey = await stack.enter_async_context(open_valkey(hub))
+        rights = rights_of(hub.me.instance)
+        valkey = await stack.enter_async_context(open_valkey(hub.directory, hub.settings.valkey, rights))
         stack.enter_context(stores.audit.serving())
         session = await stack.enter_async_context(open_session())
         parts = HubParts(hub, valkey, stores, session, Telling())

@@ -79,7 +79,7 @@ class Rig:
         def count(outcome: str) -> None:
             self.outcomes[outcome] += 1
 
-        ways = Ways(self.stored.feed, self.progress, self.told, self.clock, PATIENCE_S, count)
+        ways = Ways(self.stored.feed, self.progress, self.told, self.clock, lambda: PATIENCE_S, count)
         courier = Courier(self.webhook, ways, jitter=lambda: 0.999)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.stored.feed.run()), group.create_task(courier.run())]

@@ -241,7 +241,7 @@ class TestCollect:
         self, tmp_path: Path, workspaces: Workspaces, workspace: Workspace
     ) -> None:
         write(workspace.tree, {".index.v4/db": "1", "src/.index.v5": "2"})
-        ignoring = Workspaces(tmp_path / "spoke", git=Git(os.environ), timeout_s=20, ignored=[".index.v*"])
+        ignoring = Workspaces(tmp_path / "spoke", git=Git(os.environ), timeout_s=20, ignored=lambda: [".index.v*"])
         assert not await ignoring.collect(workspace)
         assert await ignoring.patch(workspace) == b""
         assert (await workspaces.collect(workspace)).diff_stat.files == 2
