@@ -146,7 +146,7 @@ async def test_one_that_stands_still_amid_a_start_is_not_worked_beside(
         first = await stack.enter_async_context(WorkerProcess(node, "a"))
         (warm,) = await send(node, hub, repository, "exit 0")
         await ended(node, warm)
-        (lock,) = (node.directory / "workspaces").rglob("*.lock")
+        (lock,) = (node.directory / "workspaces" / "mirrors").rglob("*.lock")
         with lock.open() as held:
             fcntl.flock(held, fcntl.LOCK_EX)  # so the next start waits for the mirror
             (agent,) = await send(node, hub, repository, "commit made.txt", attempts=2)
@@ -170,7 +170,7 @@ async def test_a_stop_gives_back_what_was_not_started(node: SpokeNode, hub: HubP
     async with WorkerProcess(node, "a") as worker:
         (warm,) = await send(node, hub, repository, "exit 0")
         await ended(node, warm)
-        (lock,) = (node.directory / "workspaces").rglob("*.lock")
+        (lock,) = (node.directory / "workspaces" / "mirrors").rglob("*.lock")
         with lock.open() as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             (agent,) = await send(node, hub, repository, "exit 0")
