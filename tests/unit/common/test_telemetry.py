@@ -56,7 +56,18 @@ def test_what_is_not_spoken_here_is_an_error_that_names_the_variable(environment
 
 
 @pytest.mark.parametrize(
-    "url", ["", "127.0.0.1:4318", "http://", "ftp://host", "http://user:pass@host", "http://host?x=1", "http://host#x", "http://host:x", "http://[x"]
+    "url",
+    [
+        "",
+        "127.0.0.1:4318",
+        "http://",
+        "ftp://host",
+        "http://user:pass@host",
+        "http://host?x=1",
+        "http://host#x",
+        "http://host:x",
+        "http://[x",
+    ],
 )
 def test_a_url_that_is_no_endpoint_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="an endpoint is"):
