@@ -22,8 +22,8 @@ class StoreMetrics:
             "1 while Valkey is configured to keep what it acknowledges, and its last write to disk went well",
         )
         self._refuses_until = table.gauge(
-            "store_lost_refuses_until_seconds",
-            "Envelopes signed up to this time are refused, because the store was lost; 0 when it never was",
+            "store_lost_refuses_until_timestamp_seconds",
+            "Envelopes signed up to this Unix time are refused, because the store was lost; 0 when it never was",
         )
 
     async def read(self) -> bool:

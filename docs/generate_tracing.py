@@ -27,13 +27,13 @@ endpoint = "http://127.0.0.1:4318"     # the collector; spans go to its /v1/trac
 
 Or by OpenTelemetry's own variables, which come first: `OTEL_EXPORTER_OTLP_ENDPOINT` or
 `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`; tokens in `OTEL_EXPORTER_OTLP_HEADERS`; also `OTEL_TRACES_SAMPLER`,
-`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_BSP_…`. `OTEL_SDK_DISABLED=true` or `OTEL_TRACES_EXPORTER=none`
-switch it off. Only `http/protobuf` is spoken. An endpoint without the packages is `telemetry_missing`, and the node
-does not start; a variable that OpenTelemetry cannot read is a warning in the log. Without an endpoint nothing of
-OpenTelemetry is loaded.
+`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_BSP_…`. `OTEL_SDK_DISABLED=true` or
+`OTEL_TRACES_EXPORTER=none` switch it off. Only `http/protobuf` is spoken. An endpoint without the packages is
+`telemetry_missing`, and the node does not start; a variable that OpenTelemetry cannot read is a warning in the log.
+Without an endpoint nothing of OpenTelemetry is loaded.
 
-A collector that is away costs nothing but spans: up to 2,048 wait (`OTEL_BSP_MAX_QUEUE_SIZE`), more are dropped. The
-log says `telemetry.not_taken` once, and `telemetry.taken_again`; `hubspoke_hub_spans_total` and
+A collector that is away costs nothing but spans: up to 2,048 wait (`OTEL_BSP_MAX_QUEUE_SIZE`), more are dropped.
+The log says `telemetry.not_taken` once, and `telemetry.taken_again`; `hubspoke_hub_spans_total` and
 `hubspoke_spoke_spans_total` count. A node that stops sends what is left, for 3 s at most.
 
 ## One trace
@@ -51,9 +51,9 @@ conventions for HTTP, messaging and agents, where there are any.
 
 - **Who begins it.** `traceparent` of a request to the hub, or to `POST /agents/spawn` of a spoke, is continued
   (`tracestate` is not). `hub` takes `TRACEPARENT` from its environment, `HubClient` the argument `traceparent`.
-- **The agent** has `TRACEPARENT` in its environment: the span of its run, so that what it traces, or spawns by `hub`,
-  belongs to it. In a sandbox, too. Where the spoke sends no traces it is what the envelope said; where nobody said
-  anything it is not there.
+- **The agent** has `TRACEPARENT` in its environment: the span of its run, so that what it traces, or spawns by
+  `hub`, belongs to it. In a sandbox, too. Where the spoke sends no traces it is what the envelope said; where
+  nobody said anything it is not there.
 - **A restart** of the spoke while the agent runs loses nothing: ids of `process` and `invoke_agent` follow from the
   signed envelope, which is kept with the agent, and from the number of the attempt. Spans that are under way
   elsewhere when a node is killed are lost; the trace goes on below them.
@@ -61,8 +61,9 @@ conventions for HTTP, messaging and agents, where there are any.
   envelope has one `traceparent`. Tracing does not change how they gather. Where all were asked for in one trace the
   envelope goes on in it; else `send` begins a trace of its own, with links to every request (OpenTelemetry keeps
   128), and each request's trace gets a `send` of its own, linked to that one. The agents are in the trace of the
-envelope. - **A resume** goes on in the trace of the request that resumed, with a link to the agent's first. **A
-  kill** has the trace of its own request; the agent's span ends with `killed_by_peer`.
+  envelope.
+- **A resume** goes on in the trace of the request that resumed, with a link to the agent's first. **A kill** has
+  the trace of its own request; the agent's span ends with `killed_by_peer`.
 - **A trace decides nothing.** A `traceparent` that is none is passed over, and the span begins a trace.
 
 ## What is told

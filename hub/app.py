@@ -154,7 +154,7 @@ class Parts:
         rotations, inbox = RotationStore(trust), Inbox(me, trust)
         self.links = Links()
         exchange = Exchange(me, own_keys, inbox, Carrier(self.links, PostTransport(session)), clock)
-        delivery, self.store = Delivery(exchange, telling.tracing), KnownStore(me.skew_s)
+        delivery, self.store = Delivery(exchange, telling), KnownStore(me.skew_s)
         self.agents = agents = Agents(valkey.client, keys, scripts, self.store)
         self.outbox = outbox = Outbox(valkey.client, keys, scripts, hub.settings.outbox.limit)
         self.retention = _retention(hub, valkey.client, keys, scripts, metrics)

@@ -15,10 +15,12 @@ from typing import Final, Protocol
 from common.envelope import EnvelopeType, Items, ReplyBody
 from common.errors import HubspokeError
 from common.peers import Peer
+from common.problem_codes import label_of
 from common.span_attributes import Attribute, Attributes, of_envelope
 from common.trace_context import parse_traceparent, within
-from common.tracing import INTERNAL_ERROR, NO_TRACING, Beginning, End, Span, Tracing, refusals
+from common.tracing import INTERNAL_ERROR, Beginning, End, Span, refusals
 from hub.settlement import Queued
+from hub.telling import Telling
 
 _LIST: Final = "commands"
 
@@ -34,9 +36,10 @@ class Sends(Protocol):
 class Delivery:
     """Sends commands to spokes by `exchange`."""
 
-    def __init__(self, exchange: Sends, tracing: Tracing = NO_TRACING) -> None:
+    def __init__(self, exchange: Sends, telling: Telling) -> None:
         self._exchange = exchange
-        self._tracing = tracing
+        self._tracing = telling.tracing
+        self._refused = telling.metrics.commands_refused
 
     async def send(self, peer: Peer, commands: Sequence[Queued]) -> ReplyBody:
         """Return the reply to an envelope of these commands; raises what `Exchange.send` does."""
@@ -47,7 +50,7 @@ class Delivery:
                 reply = await self._exchange.send(
                     peer, EnvelopeType.COMMAND, Items(_LIST, [command.encoded for command in commands])
                 )
-            end = _told(reply)
+            end = self._told(reply)
             return reply
         except HubspokeError as error:
             end = End(error=error.code)
@@ -67,13 +70,16 @@ class Delivery:
         links = () if envelope.context is None else (envelope.context,)
         return [envelope, *(self._tracing.begin(Beginning(name, "producer", about, each, links)) for each in origins)]
 
+    def _told(self, reply: ReplyBody) -> End:
+        results = reply.results
+        codes = [(result.id, None if result.error is None else label_of(result.error.code)) for result in results]
+        for _, code in codes:
+            if code is not None:
+                self._refused.labels(code).inc()
+        error, notes = refusals(codes)
+        return End({Attribute.MESSAGE_ID: reply.re}, error, notes)
+
 
 def _about(peer: Peer, commands: Sequence[Queued]) -> Attributes:
     kinds = [command.kind for command in commands]
     return of_envelope(peer.instance, "send", kinds, (command.agent_id for command in commands))
-
-
-def _told(reply: ReplyBody) -> End:
-    codes = ((result.id, None if result.error is None else result.error.code) for result in reply.results)
-    error, notes = refusals(codes)
-    return End({Attribute.MESSAGE_ID: reply.re}, error, notes)

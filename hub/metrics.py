@@ -30,6 +30,9 @@ class Metrics:
             "commands_enqueued", "Spawns that were asked for, by outcome: `created`, `same`, or the code", "outcome"
         )
         self.commands_settled = table.counter("commands_settled", "Commands answered by a spoke, by outcome", "outcome")
+        self.commands_refused = table.counter(
+            "commands_refused", "Commands that a spoke took in and refused, for now or for good, by code", "code"
+        )
         self.events = table.counter("events", "Agent transitions reported by spokes")
         self.request_seconds = table.histogram("request_seconds", "Time to answer a request of the API", "route")
         self.requests_refused = table.counter(

@@ -113,7 +113,7 @@ class _Parts:
             watched, self.queue.store, clock, Salvage(self.queue, agents.runs, agents.commands, sup, self.worker)
         )
         self.courier = Courier(self.queue, exchange, trust.current, metrics.envelope_events.observe)
-        rules, spans = partial(self._rules_of, agents.launcher), EnvelopeSpans(telling.tracing, clock)
+        rules, spans = partial(self._rules_of, agents.launcher), EnvelopeSpans(telling, clock)
         router = Router(self.queue, agents.answers, agents.commands, exchange, rules, audit, spans)
         rotating, announcer = _rotating(spoke, trust, self.queue, keys, exchange)
         petition = Petition(Joiner(me, keys, settings.node.url, clock), session, trust)

@@ -6,9 +6,10 @@ with the agent, is all that is needed to know it. Only what was verified is told
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from common.clock import Clock
 from common.connection import Admitted
@@ -16,7 +17,8 @@ from common.envelope import Claims
 from common.errors import HubspokeError
 from common.span_attributes import Attribute, of_envelope
 from common.trace_context import TraceContext, derive, parse_traceparent
-from common.tracing import Beginning, End, Ending, Tracing
+from common.tracing import Beginning, End, Ending, Tracing, refusals
+from spoke.telling import Telling
 
 
 def beginning_of(claims: Claims) -> Beginning:
@@ -37,11 +39,20 @@ def context_below(tracing: Tracing, claims: Claims, instance: str) -> TraceConte
 
 
 class EnvelopeSpans:
-    """Tells of envelopes."""
+    """Tells of envelopes, by spans and by numbers."""
 
-    def __init__(self, tracing: Tracing, clock: Clock) -> None:
-        self._tracing = tracing
+    def __init__(self, telling: Telling, clock: Clock) -> None:
+        self._tracing = telling.tracing
+        self._refused = telling.metrics.commands_refused
         self._clock = clock
+
+    def answered(self, told: Ending, results: Sequence[Mapping[str, Any]]) -> None:
+        """Note what became of each command."""
+        codes = [(result["id"], result["error"]["code"] if "error" in result else None) for result in results]
+        told.error, told.notes = refusals(codes)
+        for _, code in codes:
+            if code is not None:
+                self._refused.labels(code).inc()
 
     @contextmanager
     def processing(self, admitted: Admitted) -> Iterator[Ending]:

@@ -22,6 +22,9 @@ class Metrics:
         self.envelopes_refused = table.counter(
             "envelopes_refused", "Envelopes that were refused whole, by code", "code"
         )
+        self.commands_refused = table.counter(
+            "commands_refused", "Commands of envelopes that were accepted which were refused, by code", "code"
+        )
         self.envelope_commands = table.histogram(
             "envelope_commands", "Commands in an envelope that was accepted", buckets=BATCHES
         )

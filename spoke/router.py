@@ -36,7 +36,6 @@ from common.envelope import MAX_ITEMS_BYTES
 from common.errors import CommandRefused, NotAllowed
 from common.exchange import Exchange
 from common.peers import Peer
-from common.tracing import refusals
 from spoke.agent_record import AgentRecord, AgentRef, TamperedRecord
 from spoke.answers import MAX_PATCHES, Answers, counts_bytes
 from spoke.decisions import decisions, starts_something
@@ -227,7 +226,7 @@ class Router:
         """Accept an envelope and return its REPLY; raises `EnvelopeRejected`, `RateLimited`, `Unavailable`."""
         with self._spans.processing(admitted) as told:
             results = await self._results(admitted)
-            told.error, told.notes = refusals((result["id"], result.get("error", {}).get("code")) for result in results)
+            self._spans.answered(told, results)
             return self._exchange.reply(admitted.peer.instance, admitted.envelope.claims.jti, fit(results))
 
     async def _results(self, admitted: Admitted) -> list[dict[str, Any]]:

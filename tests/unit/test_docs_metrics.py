@@ -43,6 +43,17 @@ def test_every_name_is_there_once_and_says_what_it_means() -> None:
     assert all(row.meaning for row in ROWS)
 
 
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_name_is_as_prometheus_wants_it(row: Any) -> None:
+    """https://prometheus.io/docs/practices/naming/: what counts ends so, times are in seconds and say so."""
+    assert re.fullmatch(r"hubspoke_(hub|spoke)(_[a-z]+)+", row.name)
+    assert row.name.endswith("_total") is (row.kind == "counter")
+    assert not re.search(r"_(ms|milliseconds|minutes|hours|count|sum|bucket|gauge|counter)(_|$)", row.name)
+    assert not {"le", "quantile", "instance", "job"} & set(row.labels)
+    if row.name.endswith("_seconds") and "until" in row.name:
+        assert row.name.endswith("_timestamp_seconds")
+
+
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_an_expression_asks_for_what_there_is(expression: str) -> None:
     names = _names_in(expression)

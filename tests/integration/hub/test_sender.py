@@ -17,6 +17,7 @@ from hub.delivery import Delivery
 from hub.metrics import Metrics
 from hub.outbox import Taken
 from hub.sender import Sender
+from hub.telling import Telling
 from tests.integration.hub.standin_spoke import agent_status, new_id
 from tests.integration.hub.test_stored import PEER, Stored, new_agent, numbered_id
 from tests.spoke_node import eventually
@@ -50,7 +51,7 @@ async def sent_over(stored: Stored, way: Narrow) -> list[int]:
     ids = [numbered_id() for _ in range(10)]
     agents = [new_agent(agent_id, command=json.dumps({"id": agent_id}).encode()) for agent_id in ids]
     await stored.outcomes(*agents)
-    delivery = Delivery(way)
+    delivery = Delivery(way, Telling())
     # The shortest pauses that there are.
     sender = Sender(stored.outbox, stored.agents, delivery, Known(), SystemClock(), Metrics(), jitter=lambda: 0.999)
 

@@ -71,6 +71,19 @@ async def test_both_nodes_have_every_metric_that_is_documented_and_they_are_true
         await eventually(all_told, "the hub has taken all transitions")
 
 
+async def test_commands_that_are_refused_are_counted_by_code_at_both_ends(tmp_path: Path) -> None:
+    async with linked(tmp_path, tables(policy={"agent_types": ["worker"]})) as pair:
+        for agent_type in ("reviewer", "reviewer", "worker"):
+            await pair.spawn("print x", agentType=agent_type)
+
+        async def counted() -> bool:
+            hub, spoke = await scrape(pair.hub.url), await scrape(pair.spoke.url)
+            refused = 'commands_refused_total{code="not_allowed"}'
+            return f"hub_{refused} 2.0\n" in hub and f"spoke_{refused} 2.0\n" in spoke
+
+        await eventually(counted, "two refusals at hub and spoke")
+
+
 async def test_what_waits_for_a_spoke_that_is_away_grows_older(tmp_path: Path) -> None:
     async with linked(tmp_path) as pair:
         await pair.spoke.terminate()
