@@ -251,9 +251,9 @@ async def serve(spoke: Spoke, ready: Callable[[str], None]) -> None:
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(spoke.directory.path))
-        client, listener, server = await stack.enter_async_context(_valkey(spoke))
         audit = stack.enter_context(closing(spoke.open_audit()))
         stores = _Stores(audit, stack.enter_context(closing(spoke.open_trust(audit))))
+        client, listener, server = await stack.enter_async_context(_valkey(spoke))
         stack.enter_context(audit.serving())
         session = await stack.enter_async_context(open_session(spoke.reach))
         supervisor = await stack.enter_async_context(Supervisor())
