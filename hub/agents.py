@@ -212,7 +212,7 @@ class Agents:
         return Counter({tenant.decode(): int(count) for tenant, count in counts.items()})
 
     async def living(self, status: str, after: str, count: int) -> tuple[str, list[tuple[str, str]]]:
-        """Return agents that are shown so and that their spokes have, with their tenants, in order of their ids.
+        """Return agents that are shown so and that their spokes may have, with their tenants, in order of their ids.
 
         Begins after the id `after`, looks at `count`; returns first the id to go on after, "" at the end.
         """

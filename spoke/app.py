@@ -250,10 +250,10 @@ async def serve(spoke: Spoke, ready: Callable[[str], None], log: NodeLog, *, wor
     async with AsyncExitStack() as stack:
         stack.enter_context(exclusive(spoke.directory.path))
         telling = stack.enter_context(open_telling(spoke))
-        rights = rights_of(spoke.me.instance)
-        valkey = await stack.enter_async_context(open_valkey(spoke.directory, spoke.settings.valkey, rights))
         audit = stack.enter_context(closing(spoke.open_audit()))
         stores = _Stores(audit, stack.enter_context(closing(spoke.open_trust(audit))), telling)
+        rights = rights_of(spoke.me.instance)
+        valkey = await stack.enter_async_context(open_valkey(spoke.directory, spoke.settings.valkey, rights))
         stack.enter_context(audit.serving())
         session = await stack.enter_async_context(open_session(spoke.reach))
         supervisor = await stack.enter_async_context(Supervisor())

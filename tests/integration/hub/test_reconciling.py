@@ -142,3 +142,19 @@ async def test_putting_back_twice_is_once_and_takes_only_what_waited(
     assert (await stored.agents.find(waiting)).status == "queued"
     change = (await stored.feed.read("0-0"))[-2]
     assert (change.agent_id, change.status, change.reason) == (waiting, "pending", "lost")
+
+
+@pytest.mark.slow
+@pytest.mark.fault(31)
+async def test_a_spawn_that_expired_here_and_had_arrived_is_asked_about(tmp_path: Path) -> None:
+    with HubNode(tmp_path) as own:
+        async with StandinSpoke(own) as spoke:
+            spoke.next("drop")
+            agent_id = await own.spawn(spoke.id, deadlineS=2)
+            await eventually(lambda: spoke.agents, "it has arrived, and nobody heard of it")
+            await spoke.down()
+            await own.until_delivery(agent_id, "expired")
+            await spoke.up()
+            await own.restart()
+            shown = await until_shown(own, agent_id, "queued")
+            assert shown["delivery"]["state"] == "delivered"
