@@ -23,7 +23,9 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self
+
+from redis.exceptions import BusyLoadingError
 
 from common.errors import LocalError, Unavailable
 from common.valkey import connect, translated
@@ -148,7 +150,10 @@ class EmbeddedValkey:
         with _refused_by_the_system(self.directory):
             self._process = process = _spawn(binary, self.directory, self._lock_fd)
         deadline = time.monotonic() + self._start_timeout_s
-        while not await _answers(self.directory):
+        while (state := await _state(self.directory)) != "ready":
+            if state == "loading":
+                # It reads its file, the longer the more agents there are: the deadline is for one that says nothing.
+                deadline = time.monotonic() + self._start_timeout_s
             if process.poll() is not None:
                 raise LocalError(f"Valkey did not start: {self._last_log_lines()}", code="valkey_not_started")
             if time.monotonic() > deadline:
@@ -226,13 +231,16 @@ def _spawn(binary: Path, directory: Path, lock_fd: int) -> subprocess.Popen[byte
         )
 
 
-async def _answers(directory: Path) -> bool:
+async def _state(directory: Path) -> Literal["silent", "loading", "ready"]:
     async with connect(directory) as client:
         try:
             with translated():
-                return bool(await client.ping())
-        except Unavailable:  # no socket yet, or it still loads the append-only file
-            return False
+                await client.ping()
+        except Unavailable as error:
+            # Of a connection that was refused while it opened the reason lies one deeper.
+            causes = error.__cause__, error.__cause__ and error.__cause__.__cause__
+            return "loading" if any(isinstance(cause, BusyLoadingError) for cause in causes) else "silent"
+        return "ready"
 
 
 async def _ended(process: subprocess.Popen[bytes]) -> None:

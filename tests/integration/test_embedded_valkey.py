@@ -291,6 +291,41 @@ async def test_a_server_that_never_answers_is_killed_at_the_deadline(tmp_path: P
     assert processes_in(directory) == []
 
 
+_LOADS_FIRST = """\
+import os, pathlib, socket, sys, time
+until = time.monotonic() + 4.0
+listening = socket.socket(socket.AF_UNIX)
+listening.bind("valkey.sock")
+listening.listen()
+listening.settimeout(0.1)
+while time.monotonic() < until:
+    try:
+        client, _ = listening.accept()
+        with client:
+            while asked := client.recv(65536):
+                client.sendall(b"-LOADING Valkey is loading the dataset in memory\\r\\n" * asked.count(b"*"))
+    except OSError:
+        pass
+pathlib.Path("valkey.sock").unlink()
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+async def test_a_server_that_reads_a_long_file_is_waited_for(tmp_path: Path) -> None:
+    """Beyond the deadline, which is for one that says nothing: a great store must not keep a node from starting."""
+    program = tmp_path / "loads_first.py"
+    program.write_text(_LOADS_FIRST)
+    binary = pretend_server(tmp_path, f'exec {sys.executable} {program} {find_binary()} "$@"')
+    began = time.monotonic()
+    async with (
+        EmbeddedValkey(tmp_path / "valkey", binary=binary, start_timeout_s=2) as server,
+        connect(server.directory) as client,
+    ):
+        assert await client.ping()
+    assert time.monotonic() - began > 4.0
+
+
 async def test_a_start_that_is_cancelled_leaves_nothing_running(tmp_path: Path) -> None:
     directory = tmp_path / "valkey"
     server = EmbeddedValkey(directory, binary=pretend_server(tmp_path, "exec sleep 1000"))
