@@ -34,6 +34,8 @@ from common.valkey_connection import SOCKET_NAME
 LOCK_NAME: Final = "lock"
 LOG_NAME: Final = "valkey.log"
 _POLL_S: Final = 0.02
+_LOG_LOOK_S: Final = 600.0
+_LOG_BYTES: Final = 4 * 1024 * 1024
 _FIRST_RESTART_DELAY_S: Final = 0.1
 _LAST_RESTART_DELAY_S: Final = 10.0
 _SERVER_OPTIONS: Final = (
@@ -42,6 +44,7 @@ _SERVER_OPTIONS: Final = (
     *("--unixsocketperm", "700"),
     *("--appendonly", "yes"),
     *("--appendfsync", "always"),
+    *("--auto-aof-rewrite-percentage", "100", "--auto-aof-rewrite-min-size", "64mb"),
     *("--save", ""),
     *("--maxmemory-policy", "noeviction"),
     *("--dir", "."),
@@ -131,9 +134,17 @@ class EmbeddedValkey:
         `report` gets one line for each end and for each start that failed.
         """
         while (process := self._process) is not None:
-            await _ended(process)
+            while not await _ended_within(process, _LOG_LOOK_S):
+                self._bound_log()
             report(f"Valkey ended: {self._last_log_lines()}; starting it again")
             await self._start_again(report)
+
+    def _bound_log(self) -> None:
+        """Empty a log that has grown: the server appends, so it goes on at the beginning."""
+        log = self.directory / LOG_NAME
+        with suppress(OSError):  # it may be gone; the next look is soon
+            if log.stat().st_size > _LOG_BYTES:
+                os.truncate(log, 0)
 
     async def _start_again(self, report: Callable[[str], None]) -> None:
         delay_s = _FIRST_RESTART_DELAY_S
@@ -241,6 +252,15 @@ async def _state(directory: Path) -> Literal["silent", "loading", "ready"]:
             causes = error.__cause__, error.__cause__ and error.__cause__.__cause__
             return "loading" if any(isinstance(cause, BusyLoadingError) for cause in causes) else "silent"
         return "ready"
+
+
+async def _ended_within(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _ended(process)
+    except TimeoutError:
+        return False
+    return True
 
 
 async def _ended(process: subprocess.Popen[bytes]) -> None:

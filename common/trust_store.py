@@ -233,6 +233,11 @@ class TrustStore:
             )
             self.tell("invite.made", {"invite": invite, "expires_s": expires_s})
 
+    def forget_invites(self, before_s: int) -> None:
+        """Forget the invites that ended before then, used or not: they let nobody in, and are refused as unknown."""
+        with self.change():
+            self._database.execute("DELETE FROM invites WHERE expires_s < ?", (before_s,))
+
     def open_invites(self, now_s: int) -> list[OpenInvite]:
         """Return the invites that still let somebody in, the one that ends first first."""
         rows = self._database.execute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from common.clock import Clock
 from common.errors import LocalError
@@ -11,6 +12,9 @@ from common.invites import Invite, encode_secret, secret_of
 from common.keyring import NodeKeys
 from common.peer_url import check_peer_url
 from common.trust_store import TrustStore
+
+_KEPT_S: Final = 30 * 86_400
+"""How long an invite is kept after its end: whoever used it may repeat its JOIN for as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,9 @@ class Inviting:
         if url is None:
             raise LocalError("spokes need a URL to find this hub: set [node] url in hub.toml", code="config")
         key = self.keys.current
-        invite_id = self.clock.new_id()
-        expires_s = self.clock.now_ms() // 1000 + ttl_s
+        invite_id, now_s = self.clock.new_id(), self.clock.now_ms() // 1000
+        expires_s = now_s + ttl_s
+        self.trust.forget_invites(now_s - _KEPT_S)
         self.trust.add_invite(invite_id, expires_s, labels)
         return Invite(
             hub=self.instance,

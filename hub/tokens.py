@@ -23,6 +23,8 @@ from hub.scopes import Scope
 PREFIX: Final = "hst_"
 """What every token begins with: programs that look for secrets in the wrong places can find it."""
 _RANDOM_BYTES: Final = 32
+_KEPT_S: Final = 30 * 86_400
+"""How long an expired token is still listed."""
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?\Z")
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS tokens (
@@ -101,6 +103,7 @@ class TokenStore:
         secret = PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
         expires_s = None if ttl_s is None else now_s + ttl_s
         with self._changing():
+            self._database.execute("DELETE FROM tokens WHERE expires_s < ?", (now_s - _KEPT_S,))
             if self._database.execute("SELECT 1 FROM tokens WHERE name = ?", (name,)).fetchone():
                 raise TokenRefused(f"there is a token {name} already; revoke it, or choose another name")
             self._database.execute(

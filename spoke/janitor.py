@@ -45,7 +45,7 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """One thing that was removed, or would be: `run`, `workspace`, `refs`, `mirror`, `names`; and why."""
+    """One thing that was removed, or would be: `run`, `workspace`, `refs`, `mirror`, `objects`, `names`; why."""
 
     kind: str
     name: str
@@ -186,6 +186,8 @@ class Janitor:
                     yield Removed("refs", f"{tenant} {mirror.path.name} {forgotten}", "expired")
                 if await self._is_unused(tenant, mirror) and (dry_run or await self._delete(tenant, mirror)):
                     yield Removed("mirror", f"{tenant} {mirror.path.name}", "unused")
+                elif await asyncio.to_thread(mirror.is_cluttered) and (dry_run or await self._tidy(tenant, mirror)):
+                    yield Removed("objects", f"{tenant} {mirror.path.name}", "cluttered")
             except (HubspokeError, OSError) as error:
                 _log.warning("janitor.mirror_left", path=str(mirror.path), reason=str(error))
 
@@ -204,7 +206,18 @@ class Janitor:
     async def _is_unused(self, tenant: str, mirror: StoredMirror) -> bool:
         if mirror.used_ms() >= self._clock.now_ms() - self.keep.mirror_ms or await mirror.agents(with_work=True):
             return False
-        return not any(peer == tenant for peer, _ in await asyncio.to_thread(self._workspaces.places.agents))
+        return not await self._is_borrowed(tenant)
+
+    async def _is_borrowed(self, tenant: str) -> bool:
+        return any(peer == tenant for peer, _ in await asyncio.to_thread(self._workspaces.places.agents))
+
+    async def _tidy(self, tenant: str, mirror: StoredMirror) -> bool:
+        """Pack a mirror unless a workspace of that tenant is there or being made; asked under the mirror's lock."""
+
+        async def unborrowed() -> bool:
+            return not self._occupancy.holds_any_of(tenant) and not await self._is_borrowed(tenant)
+
+        return await mirror.tidy(unborrowed)
 
     async def _delete(self, tenant: str, mirror: StoredMirror) -> bool:
         """Delete a mirror unless somebody came to use it; asked under its lock, which whoever comes later waits for."""

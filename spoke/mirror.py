@@ -2,7 +2,7 @@
 
 Decides how anything gets in: only by `git fetch`, which hashes every object anew, and only under an exclusive lock
 that git itself inherits, so that a spoke killed half-way leaves no second writer behind. Nothing in a mirror is checked
-out or executed. Peers never share one. Objects are never pruned, because workspaces borrow them.
+out or executed. Peers never share one. Objects are pruned only while no workspace borrows them.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _LOCK_POLL_S: Final = 0.05
 _PUSH_TIMEOUT_S: Final = 120
 """An agent holds its place while it is pushed."""
 # For an operator's own git in here; ours is configured anyway.
+_MANY_PACKS: Final = 50
+_MANY_LOOSE: Final = 5000
 _NEVER_PRUNE: Final = "[gc]\n\tauto = 0\n\tpruneExpire = never\n"
 
 
@@ -101,6 +103,21 @@ class StoredMirror:
                     return False
                 self.path.rename(going)
             await delete_tree(going)
+        return True
+
+    def is_cluttered(self) -> bool:
+        """Whether fetches have left so many files that git is slow in it; each leaves a pack, or loose objects."""
+        loose = sum(1 for _ in self.objects.glob("[0-9a-f][0-9a-f]/*"))
+        return loose > _MANY_LOOSE or sum(1 for _ in self.objects.glob("pack/*.pack")) > _MANY_PACKS
+
+    async def tidy(self, may: Callable[[], Awaitable[bool]]) -> bool:
+        """Pack what refs need and drop the rest, if `may` says that nobody borrows it; raises `WorkspaceFailed`."""
+        with translated("cannot tidy the mirror"):
+            async with self._exclusive() as lock:
+                if not await may():
+                    return False
+                for command in (("repack", "-a", "-d", "--quiet"), ("prune", "--expire=now")):
+                    await self._git.run("--git-dir", self.path, *command, timeout_s=self._timeout_s, pass_fds=(lock,))
         return True
 
     async def _refs_of_agents(self) -> list[tuple[str, str]]:

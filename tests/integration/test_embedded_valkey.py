@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from common.embedded_valkey import LOCK_NAME, LOG_NAME, EmbeddedValkey, find_binary
+from common.embedded_valkey import _LOG_BYTES, LOCK_NAME, LOG_NAME, EmbeddedValkey, find_binary
 from common.errors import LocalError, Unavailable
 from common.valkey import connect, translated
 from common.valkey_connection import SOCKET_NAME
@@ -247,6 +247,32 @@ async def test_a_start_that_fails_is_reported_and_tried_again(tmp_path: Path) ->
         await asyncio.wait([guard])
     assert "Valkey did not start" in reports[1]
     assert "No such file" in reports[1]
+
+
+async def test_its_log_is_emptied_when_it_has_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.embedded_valkey._LOG_LOOK_S", 0.02)
+    log = tmp_path / LOG_NAME
+    async with EmbeddedValkey(tmp_path) as server, connect(server.directory) as client:
+        guard = asyncio.create_task(server.keep_running(pytest.fail))
+        with log.open("ab") as file:
+            file.truncate(_LOG_BYTES + 1)
+        await until(lambda: log.stat().st_size <= _LOG_BYTES)
+        await client.ping()
+        guard.cancel()
+        await asyncio.wait([guard])
+
+
+@pytest.mark.slow
+async def test_its_append_only_file_is_written_anew_when_most_of_it_is_history(tmp_path: Path) -> None:
+    async with EmbeddedValkey(tmp_path) as server, connect(server.directory) as client:
+        for _ in range(200):
+            await client.set("the same key", b"x" * 1024 * 1024)
+
+        def size() -> int:
+            return sum(path.stat().st_size for path in (tmp_path / "appendonlydir").iterdir())
+
+        await until(lambda: size() < 100 * 1024 * 1024)
+        assert await client.strlen("the same key") == 1024 * 1024
 
 
 async def test_guarding_a_stopped_server_returns(tmp_path: Path) -> None:

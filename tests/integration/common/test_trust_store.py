@@ -324,6 +324,27 @@ def test_an_invite_makes_a_pending_peer_active_and_leaves_a_suspended_one_suspen
     assert store.redeem(introduction(invite=id_of(2)), NOW_S).state == "suspended"
 
 
+def test_invites_that_ended_long_ago_are_forgotten_used_or_not(store: TrustStore) -> None:
+    for number, end_s in ((1, NOW_S - 10), (2, NOW_S - 10), (3, NOW_S), (4, NOW_S + 10)):
+        store.add_invite(id_of(number), end_s, {})
+    store.redeem(introduction(invite=id_of(1)), NOW_S - 20)
+    store.forget_invites(NOW_S)
+    assert [each.invite for each in store.open_invites(0)] == [id_of(3), id_of(4)]
+    with pytest.raises(InviteRefused):
+        store.redeem(introduction(invite=id_of(1)), NOW_S)
+
+
+@pytest.mark.slow
+def test_the_log_of_the_trust_store_stays_small_however_often_it_is_changed(path: Path, store: TrustStore) -> None:
+    store.add(spoke(), "active", NOW_S)
+    for _ in range(400):
+        store.set_state(SPOKE, "suspended")
+        store.set_state(SPOKE, "active")
+    log = path.with_name(f"{path.name}-wal")
+    assert 0 < log.stat().st_size < 8 * 1024 * 1024
+    assert path.stat().st_size < 1024 * 1024
+
+
 def test_the_same_invite_is_noted_once(store: TrustStore) -> None:
     store.add_invite(INVITE, NOW_S + 60, {})
     with pytest.raises(Unavailable):

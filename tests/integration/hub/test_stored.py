@@ -165,6 +165,13 @@ async def test_a_full_outbox_takes_no_more_and_drops_nothing(
 
 
 @pytest.mark.attack(40)
+async def test_of_changes_only_the_latest_are_kept(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub.outbox.EVENTS_KEPT", 10)
+    await stored.outcomes(*(new_agent(numbered_id()) for _ in range(500)))
+    # The server drops whole pieces of a hundred.
+    assert 10 <= await stored.client.xlen(stored.keys.events) <= 110
+
+
 async def test_the_bound_holds_against_many_at_once(valkey: Redis, valkey_blocking: Redis, key_prefix: str) -> None:
     stored = Stored(valkey, valkey_blocking, key_prefix, limit=10)
     answers = await asyncio.gather(*(stored.outcomes(new_agent(numbered_id())) for _ in range(40)))

@@ -108,6 +108,14 @@ async def test_a_route_does_not_open_to_a_peer_or_to_nobody(
         assert (status, problem["code"]) == (401, "unauthorized")
 
 
+def test_a_token_that_expired_long_ago_is_forgotten_when_the_next_is_made(tokens: TokenStore) -> None:
+    for name, ago_days in (("long-ago", 40), ("lately", 20)):
+        tokens.create(name, "read", now_s() - ago_days * 86_400, 3600)
+    tokens.create("for-ever", "read", now_s() - 400 * 86_400)
+    tokens.create("new", "read", now_s(), 3600)
+    assert [token.name for token in tokens.list()] == ["for-ever", "lately", "new"]
+
+
 @pytest.mark.attack(58)
 async def test_a_token_that_expired_or_was_revoked_opens_nothing_from_then_on(
     node: HubNode, tokens: TokenStore

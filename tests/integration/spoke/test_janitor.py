@@ -28,7 +28,7 @@ from spoke.supervision.run_dir import LaunchSpec
 from spoke.supervision.supervisor import Supervisor
 from spoke.workspace import Workspace, Workspaces
 from tests.integration.spoke.queue_rig import TENANT, Rig, id_of, resume, spawn
-from tests.integration.spoke.repositories import git, make_repository, write
+from tests.integration.spoke.repositories import commit, git, make_repository, write
 
 DAY_MS = 24 * 3600 * 1000
 KEEP = Keep(retention_ms=30 * DAY_MS, mirror_ms=10 * DAY_MS)
@@ -286,6 +286,48 @@ async def test_a_mirror_that_nobody_used_for_long_goes(place: Place) -> None:
     place.clock.days = 11
     assert await place.sweep() == [("mirror", "unused")]
     assert place.workspaces.mirrors() == []
+
+
+@pytest.fixture
+def _soon_cluttered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spoke.mirror._MANY_PACKS", 2)
+    monkeypatch.setattr("spoke.mirror._MANY_LOOSE", 10)
+
+
+@pytest.mark.usefixtures("_soon_cluttered")
+async def test_a_mirror_that_is_fetched_into_again_and_again_is_packed(place: Place) -> None:
+    kept = await place.prepare(await place.end(1))
+    write(kept.tree, {"kept.txt": "uncommitted"})
+    await place.workspaces.collect(kept)
+    await place.workspaces.remove(kept)
+    for number in range(2, 6):
+        commit(place.source, {f"{number}.txt": str(number)}, "more")
+        await place.workspaces.remove(await place.prepare(await place.end(number)))
+    ((_, mirror),) = place.workspaces.mirrors()
+    lost = git(mirror.path, "hash-object", "-w", "--stdin", stdin="nobody needs it").strip()
+    assert mirror.is_cluttered()
+    borrower = await place.prepare(await place.end(6))
+    assert await place.sweep() == [], "a workspace borrows its objects"
+    await place.workspaces.remove(borrower)
+    assert await place.sweep(dry_run=True) == [("objects", "cluttered")]
+    assert mirror.is_cluttered()
+    before = place.refs()
+    assert await place.sweep() == [("objects", "cluttered")]
+    assert not mirror.is_cluttered()
+    assert (place.refs(), git(mirror.path, "fsck", "--connectivity-only").strip()) == (before, "")
+    assert await mirror.git("cat-file", "--batch-check", stdin=lost.encode()) == f"{lost} missing\n".encode()
+    assert (await place.prepare(await place.end(7))).tree.joinpath("5.txt").exists()
+
+
+@pytest.mark.usefixtures("_soon_cluttered")
+async def test_a_mirror_is_not_packed_under_an_agent_that_begins(place: Place) -> None:
+    await place.workspaces.remove(await place.prepare(await place.end(1)))
+    ((_, mirror),) = place.workspaces.mirrors()
+
+    async def begins() -> bool:
+        return False
+
+    assert await mirror.tidy(begins) is False
 
 
 @pytest.mark.parametrize("kept", ["a workspace", "work"])
