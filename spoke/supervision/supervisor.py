@@ -28,6 +28,7 @@ from spoke.supervision.run_dir import (
     RunState,
     encode_launch,
     read_file,
+    sync_file,
     write_file,
 )
 
@@ -97,11 +98,10 @@ class Supervisor:
         """
         with adoption.opened(run_dir) as dir_fd:
             while (ending := adoption.read_ending(dir_fd)) is None:
-                if adoption.read_state(dir_fd) is RunState.NEVER_STARTED:
-                    raise NeverStarted(f"{run_dir} holds no launch record; start it first")
-                keeper_fd = adoption.open_keeper(dir_fd)
-                if keeper_fd is not None:
+                if (keeper_fd := adoption.open_keeper(dir_fd)) is not None:
                     await _ended(keeper_fd)
+                elif adoption.read_state(dir_fd) is RunState.NEVER_STARTED:
+                    raise NeverStarted(f"{run_dir} holds no launch record; start it first")
                 elif (lost := await asyncio.to_thread(_settle, run_dir)) is not None:
                     return lost
                 else:
@@ -133,9 +133,10 @@ class Supervisor:
     async def _start(self, run: _OpenRun, spec: LaunchSpec) -> None:
         with run.closing:
             async with self._starts_at_once:
-                await asyncio.to_thread(_write_launch, run.dir_fd, spec)
+                _write_launch(run.dir_fd, spec)
                 status = await self._ask_nursery((run.dir_fd, run.lock_fd, run.control_fd))
             _check_started(status, run.dir_fd)
+            await asyncio.to_thread(sync_file, LAUNCH, run.dir_fd)
 
     async def _ask_nursery(self, fds: tuple[int, int, int]) -> bytes:
         """Return what the keeper says; a nursery that died is replaced as long as no agent can have been forked."""
@@ -192,8 +193,10 @@ def _write_launch(dir_fd: int, spec: LaunchSpec) -> None:
     """Write stdin and then, as the fence, the launch record; raises LaunchRefused when there is one."""
     if read_file(LAUNCH, dir_fd) is not None:
         raise LaunchRefused("the run directory holds a launch record: an attempt is started at most once")
-    write_file(STDIN, spec.stdin, dir_fd, durable=False)  # after a power cut nobody starts this attempt again
-    write_file(LAUNCH, encode_launch(spec, secrets.token_hex(16)), dir_fd, durable=True)
+    # Neither need be on the disk when the agent begins: who could start it twice runs on this machine and sees them; and
+    # after a power cut nobody starts this attempt again, for the claim that counted it was durable before.
+    write_file(STDIN, spec.stdin, dir_fd, durable=False)
+    write_file(LAUNCH, encode_launch(spec, secrets.token_hex(16)), dir_fd, durable=False)
 
 
 def _settle(run_dir: Path) -> Ending | None:
