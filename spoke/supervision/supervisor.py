@@ -193,8 +193,8 @@ def _write_launch(dir_fd: int, spec: LaunchSpec) -> None:
     """Write stdin and then, as the fence, the launch record; raises LaunchRefused when there is one."""
     if read_file(LAUNCH, dir_fd) is not None:
         raise LaunchRefused("the run directory holds a launch record: an attempt is started at most once")
-    # Neither need be on the disk when the agent begins: who could start it twice runs on this machine and sees them; and
-    # after a power cut nobody starts this attempt again, for the claim that counted it was durable before.
+    # The agent does not wait until the disk has them: who could start it twice is on this machine and sees them; after
+    # a power cut nobody starts this attempt again, for the claim that counted it was durable before.
     write_file(STDIN, spec.stdin, dir_fd, durable=False)
     write_file(LAUNCH, encode_launch(spec, secrets.token_hex(16)), dir_fd, durable=False)
 
