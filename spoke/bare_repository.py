@@ -1,4 +1,7 @@
-"""Writes bare repositories by hand: a few small files are quicker than a process, and nothing but them is in there."""
+"""Writes bare repositories and their worktrees by hand: a few small files are quicker than a process.
+
+Nothing but these files is in there, whatever git was built or configured with.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,16 @@ def lay_out(path: Path, head: str, *, borrows_from: Path | None = None, config: 
     write_file(path / "config", _CONFIG + config)
     if borrows_from is not None:
         write_file(path / "objects" / "info" / "alternates", f"{borrows_from}\n")
+
+
+def lay_out_worktree(repository: Path, tree: Path, head: str) -> None:
+    """Make `tree` a worktree of a repository, without its files yet (gitrepository-layout(5)); raises OSError."""
+    about = repository / "worktrees" / tree.name
+    tree.mkdir()
+    write_file(about / "HEAD", f"{head}\n")
+    write_file(about / "commondir", "../..\n")
+    write_file(about / "gitdir", f"{tree / '.git'}\n")
+    write_file(tree / ".git", f"gitdir: {about}\n")
 
 
 def write_ref(path: Path, ref: str, sha: str) -> None:
