@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from spoke.agent_repository import link_objects
+from spoke.bare_repository import lay_out, write_file, write_ref
 from spoke.git import Git, GitFailed
 
 _GITLINK: Final = "160000"
 _NO_SHA: Final = "0" * 40
-_CONFIG: Final = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"
 # A file that its attributes declare to be in an encoding it is not in makes `git add` give up on all files.
 _NO_ENCODINGS: Final = "* !working-tree-encoding\n"
 _ADD_INCOMPLETE: Final = 1
@@ -48,7 +48,9 @@ class Scratch:
 
     async def make(self, head: str, *, mirror_objects: Path, agent_repository: Path | None) -> None:
         """Lay the repository out; raises OSError, and `GitFailed` when `head` is no commit in it."""
-        await asyncio.to_thread(_lay_out, self.path, head, mirror_objects, self._ignored)
+        await asyncio.to_thread(lay_out, self.path, head, borrows_from=mirror_objects)
+        exclude = "".join(f"{pattern}\n" for pattern in self._ignored)
+        await asyncio.to_thread(write_file, self.path / "info" / "exclude", exclude)
         if agent_repository is not None:
             await asyncio.to_thread(link_objects, agent_repository, self.path / "objects")
         await self._run("cat-file", "-e", f"{head}^{{commit}}")
@@ -76,7 +78,7 @@ class Scratch:
     def keep(self, refs: Mapping[str, str]) -> None:
         """Write refs by hand, so that they can be fetched from here; raises OSError."""
         for ref, sha in refs.items():
-            _write(self.path / ref, f"{sha}\n")
+            write_ref(self.path, ref, sha)
 
     async def tree_of(self, commit: str) -> str:
         """Return the sha of a commit's tree."""
@@ -91,7 +93,7 @@ class Scratch:
         problem = await self._add(work_tree)
         if problem is None or problem.exit_code == _ADD_INCOMPLETE or problem.retryable:
             return _incomplete(problem)
-        await asyncio.to_thread(_write, self.path / "info" / "attributes", _NO_ENCODINGS)
+        await asyncio.to_thread(write_file, self.path / "info" / "attributes", _NO_ENCODINGS)
         return _incomplete(await self._add(work_tree))
 
     async def _add(self, work_tree: Path) -> GitFailed | None:
@@ -123,20 +125,6 @@ class Scratch:
 
     async def _run(self, *arguments: str, stdin: bytes = b"") -> bytes:
         return await self._git.run("--git-dir", self.path, *arguments, timeout_s=self._timeout_s, stdin=stdin)
-
-
-def _lay_out(path: Path, head: str, mirror_objects: Path, ignored: Sequence[str]) -> None:
-    """Write a bare repository by hand: a few small files are quicker than a process."""
-    (path / "refs").mkdir(parents=True, mode=0o700)
-    _write(path / "HEAD", f"{head}\n")
-    _write(path / "config", _CONFIG)
-    _write(path / "objects" / "info" / "alternates", f"{mirror_objects}\n")
-    _write(path / "info" / "exclude", "".join(f"{pattern}\n" for pattern in ignored))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
 
 
 def _is_directory(path: Path) -> bool:

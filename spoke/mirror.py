@@ -21,6 +21,7 @@ from typing import Final
 
 from common.errors import LocalError
 from common.repository import Repository
+from spoke.bare_repository import lay_out
 from spoke.git import Git, GitFailed
 from spoke.push import PushTarget
 from spoke.removal import delete_tree
@@ -167,7 +168,7 @@ class StoredMirror:
         descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             await self._acquire(descriptor)
-            await self._recover()
+            self._recover()
             yield descriptor
         finally:
             # Closing and not unlocking: a git that outlives us still holds what it inherited.
@@ -182,17 +183,12 @@ class StoredMirror:
             message = f"the mirror of this repository was in use for {self._timeout_s:g} s"
             raise WorkspaceFailed(message, retryable=True) from error
 
-    async def _recover(self) -> None:
+    def _recover(self) -> None:
         """Remove what a killed git left behind, and make the mirror if there is none; the lock is held."""
         if not self.path.exists():
             half_made = self.path.with_suffix(".new")
             shutil.rmtree(half_made, ignore_errors=True)
-            await self._git.run(
-                *("init", "--quiet", "--bare", "--template=", "--object-format=sha1", half_made),
-                timeout_s=self._timeout_s,
-            )
-            with (half_made / "config").open("a") as config:
-                config.write(_NEVER_PRUNE)
+            lay_out(half_made, "ref: refs/heads/main", config=_NEVER_PRUNE)
             half_made.rename(self.path)
         for left in (*self.path.glob("*.lock"), *self.path.glob("refs/**/*.lock"), *self.objects.glob("pack/tmp_*")):
             left.unlink(missing_ok=True)

@@ -11,12 +11,22 @@ async def delete_tree(path: Path) -> None:
 
     By rm(1) and not by shutil: that one recurses once per level, and an agent may leave thousands of levels.
     """
+    if not _is_there(path):
+        return  # most often so, before something is made in its place: not worth a process
     if await _succeeds("rm", "-rf", "--", path):
         return
     # Directories without the owner's permissions cannot be emptied.
     await _succeeds("chmod", "-R", "u+rwX", "--", path)
     if not await _succeeds("rm", "-rf", "--", path):
         raise OSError(0, f"cannot delete all of {path}")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 async def _succeeds(program: str, *arguments: str | Path) -> bool:

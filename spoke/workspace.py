@@ -21,6 +21,7 @@ from typing import Final
 from common.errors import CommandRefused
 from common.repository import Repository, parse_repository
 from spoke.agent_repository import WORKTREE, AgentRefs, read_refs
+from spoke.bare_repository import lay_out, lay_out_worktree, write_ref
 from spoke.changes import LOG_FORMAT, Changes, parse_log, parse_shortstat
 from spoke.git import Git, GitFailed
 from spoke.harvest import Scratch
@@ -200,11 +201,11 @@ class Workspaces:
 
     async def _check_out(self, workspace: Workspace, commit: str) -> None:
         workspace.path.mkdir(parents=True, mode=0o700)
-        repo = str(workspace.repo)
-        await self._run("init", "--quiet", "--bare", "--template=", f"--initial-branch={workspace.branch}", repo)
-        (workspace.repo / "objects" / "info" / "alternates").write_text(f"{workspace.objects}\n")
-        add = ("worktree", "add", "--quiet", "-b", workspace.branch, str(workspace.tree), commit)
-        await self._run("--git-dir", repo, *add)
+        ref = f"refs/heads/{workspace.branch}"
+        lay_out(workspace.repo, f"ref: {ref}", borrows_from=workspace.objects)
+        lay_out_worktree(workspace.repo, workspace.tree, f"ref: {ref}")
+        write_ref(workspace.repo, ref, commit)
+        await self._run("-C", str(workspace.tree), "reset", "--quiet", "--hard")
 
     async def _collect(self, workspace: Workspace, *, superseded: bool) -> Changes:
         """Try with all of the agent's branches, then with its HEAD alone, then with its files alone."""

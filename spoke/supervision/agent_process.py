@@ -26,7 +26,10 @@ _REPORT_FD: Final = 3
 _MOST_FDS: Final = 5
 _BEYOND_FDS: Final = 2**31 - 1
 """The kernel closes a range in one call (close_range(2)), however wide it is."""
-_REHEARSAL: Final = encode_launch(LaunchSpec(argv=("",), cwd="/", env={}, timeout_s=1), "")
+REHEARSAL: Final = encode_launch(LaunchSpec(argv=("",), cwd="/", env={}, timeout_s=1), "")
+"""What is touched for the first time after a fork is copied: better before there is somebody who waits for it."""
+_SIGNALS: Final = tuple(map(int, signal.valid_signals()))
+"""Plain numbers: as members of an enumeration they cost a start a quarter of a millisecond."""
 
 
 class SpawnFailed(Exception):
@@ -104,7 +107,7 @@ def _become_agent(cue: socket.socket, keeper: int) -> NoReturn:  # pragma: no co
         if os.getppid() != keeper:
             os._exit(127)  # the keeper died before the line above took effect
         _reset()
-        decode_launch(_REHEARSAL)  # what is touched for the first time after a fork is copied: better now than then
+        decode_launch(REHEARSAL)
         _, fds, _, _ = socket.recv_fds(cue, 2, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
         if not fds:
             os._exit(0)  # the keeper has no agent to start
@@ -145,8 +148,9 @@ def _take_only(stdin_fd: int, output_fd: int, report_fd: int) -> None:  # pragma
 def _reset() -> None:  # pragma: no cover - between fork and exec
     os.umask(0o077)
     signal.set_wakeup_fd(-1)
-    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(signum, signal.SIG_DFL)
+    for signum in _SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_DFL:  # never so for SIGKILL and SIGSTOP
+            signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

@@ -18,7 +18,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from spoke.supervision import linux
-from spoke.supervision.agent_process import AgentProcess, MainEnd, SpawnFailed, Understudy, Vanished
+from spoke.supervision.agent_process import (
+    REHEARSAL,
+    AgentProcess,
+    MainEnd,
+    SpawnFailed,
+    Understudy,
+    Vanished,
+)
 from spoke.supervision.allowance import Allowance
 from spoke.supervision.conversation import Conversation
 from spoke.supervision.course import Action, Course
@@ -41,6 +48,7 @@ from spoke.supervision.run_dir import (
     decode_launch,
     encode_ending,
     encode_keeper,
+    encode_launch,
     read_file,
     write_file,
 )
@@ -57,12 +65,16 @@ _EXIT_RETRY_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class KeeperFds:
-    """What a keeper is born with: run directory, the held lock, the control FIFO (non-blocking), the starter's pipe."""
+    """What a keeper gets: run directory, the held lock, the control FIFO (non-blocking), the starter's pipe.
+
+    And what the nursery sees closed when the agent runs.
+    """
 
     run: int
     lock: int
     control: int
     status: int
+    nursery: int
 
 
 def prepare() -> Understudy | None:
@@ -74,9 +86,27 @@ def prepare() -> Understudy | None:
     _detach_stdio()
     linux.set_process_name("hubspoke-spare")
     linux.become_subreaper()
+    understudy = None
     with suppress(SpawnFailed):  # there may be room for it when it is wanted
-        return Understudy()
-    return None
+        understudy = Understudy()
+    rehearse()
+    return understudy
+
+
+def rehearse() -> None:
+    """Go through what a start does and what needs no agent.
+
+    In the nursery the interpreter adapts its code to what it sees, on pages that all keepers then share; in a keeper
+    the pages that a start writes to are copied before it.
+    """
+    spec, token = decode_launch(REHEARSAL)
+    encode_launch(spec, token)
+    encode_keeper(_identity(linux.now_rfc3339()))
+    Allowance(spec).close()
+    LogPump(-1, -1, spec.log_cap_bytes, Masker(spec.masks))
+    course = Course(time.monotonic(), timeout_s=spec.timeout_s, silence_s=spec.silence_s, grace_s=spec.grace_s)
+    course.decide(time.monotonic(), empty=False)
+    encode_ending(Ending("exited", linux.now_rfc3339()))
 
 
 def keep(fds: KeeperFds, understudy: Understudy | None) -> int:
@@ -100,9 +130,9 @@ def _keep_agent(fds: KeeperFds, understudy: Understudy | None) -> None:
     except SpawnFailed as failure:
         ending = Ending("spawn_failed", linux.now_rfc3339(), started_at=started_at, detail=str(failure))
         _write_ending(fds.run, ending)
-        _tell_starter(fds.status, STATUS_ENDED)
+        _tell_starter(fds, STATUS_ENDED)
         return
-    _tell_starter(fds.status, STATUS_RUNNING)
+    _tell_starter(fds, STATUS_RUNNING)
     _write_ending(fds.run, keeper.run())
 
 
@@ -116,17 +146,22 @@ def _detach_stdio() -> None:
 
 def _write_identity(run_fd: int, started_at: str) -> None:
     """Write who keeps this agent, before there is one: no agent whose keeper cannot be found (fault 7)."""
-    me = linux.this_process()
     try:
-        write_file(KEEPER, encode_keeper(KeeperRecord(me.pid, me.start_ticks, started_at)), run_fd, durable=False)
+        write_file(KEEPER, encode_keeper(_identity(started_at)), run_fd, durable=False)
     except OSError as error:
         raise SpawnFailed(f"{KEEPER}: {error.strerror}") from error
 
 
-def _tell_starter(status_fd: int, status: bytes) -> None:
+def _identity(started_at: str) -> KeeperRecord:
+    me = linux.this_process()
+    return KeeperRecord(me.pid, me.start_ticks, started_at)
+
+
+def _tell_starter(fds: KeeperFds, status: bytes) -> None:
     with suppress(BrokenPipeError):  # the starter may be gone, the agent is not
-        os.write(status_fd, status)
-    os.close(status_fd)
+        os.write(fds.status, status)
+    os.close(fds.status)
+    os.close(fds.nursery)
 
 
 def _write_ending(run_fd: int, ending: Ending) -> None:

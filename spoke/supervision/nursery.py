@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import socket
 from typing import Final
 
 from spoke.supervision import linux
 from spoke.supervision.agent_process import Understudy
-from spoke.supervision.keeper import KeeperFds, keep, prepare
+from spoke.supervision.keeper import KeeperFds, keep, prepare, rehearse
 
 REQUEST: Final = b"start"
 _FDS: Final = 4
+_REHEARSALS: Final = 16
+"""CPython adapts code that has run about eight times."""
 
 
 class Wanted(Exception):
@@ -48,16 +51,23 @@ class Spare:
                     self._socket.close()
                     understudy = prepare()
                     fds = _receive(theirs)
-                    raise Wanted(KeeperFds(*fds) if fds is not None and len(fds) == _FDS else None, understudy)
+                    if fds is None or len(fds) != _FDS:
+                        raise Wanted(None, understudy)
+                    raise Wanted(KeeperFds(*(*fds, theirs.detach())), understudy)
 
     def hand_over(self, fds: list[int]) -> bool:
         """Give it an agent to keep; false when it is gone."""
         try:
-            with self._socket:
-                socket.send_fds(self._socket, [REQUEST], fds)
+            socket.send_fds(self._socket, [REQUEST], fds)
         except OSError:
+            self._socket.close()
             return False
         return True
+
+    def let_start(self, requests: socket.socket) -> None:
+        """Wait until its agent runs or the next one is wanted: a fork beside a start would only slow it down."""
+        with self._socket:
+            select.select([requests, self._socket], [], [])
 
 
 def main(socket_fd: int) -> int:
@@ -66,6 +76,8 @@ def main(socket_fd: int) -> int:
     linux.set_process_name("hubspoke-nursery")
     for signum in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):  # ended keepers are reaped by the kernel
         signal.signal(signum, signal.SIG_IGN)
+    for _ in range(_REHEARSALS):
+        rehearse()
     gc.collect()
     gc.freeze()  # collections in a keeper must not copy the pages it shares with us
     try:
@@ -81,11 +93,14 @@ def _serve(requests: socket.socket) -> None:
     while (fds := _receive(requests)) is not None:
         if len(fds) == _FDS:
             # One that died, or could not be forked, gets one successor; then the starter hears of it and tries again.
-            if not spare.hand_over(fds) and not Spare(requests).hand_over(fds):
+            is_kept = spare.hand_over(fds) or (spare := Spare(requests)).hand_over(fds)
+            if not is_kept:
                 _tell(fds[-1])
             for fd in fds:
                 os.close(fd)
             fds.clear()
+            if is_kept:
+                spare.let_start(requests)
             spare = Spare(requests)
         for fd in fds:
             os.close(fd)

@@ -289,3 +289,13 @@ def write_file(name: str, content: bytes, dir_fd: int, *, durable: bool) -> None
     os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     if durable:
         os.fsync(dir_fd)
+
+
+def sync_file(name: str, dir_fd: int) -> None:
+    """Return when what `write_file` wrote survives a power cut. Raises OSError."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.fsync(dir_fd)

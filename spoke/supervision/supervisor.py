@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from common.errors import HubspokeError, LocalError
 from spoke.supervision import adoption, linux
@@ -28,6 +28,7 @@ from spoke.supervision.run_dir import (
     RunState,
     encode_launch,
     read_file,
+    sync_file,
     write_file,
 )
 
@@ -60,7 +61,7 @@ class Supervisor:
     def __init__(self, *, nursery_env: Mapping[str, str] = DEFAULT_ENV) -> None:
         self._nursery = NurseryClient(nursery_env)
         self._starts_at_once = asyncio.Semaphore(_STARTS_AT_ONCE)
-        self._starting: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         if not linux.lists_children():
@@ -69,8 +70,8 @@ class Supervisor:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._starting:
-            await asyncio.wait(self._starting)
+        while self._working:
+            await asyncio.wait(self._working)
         await asyncio.to_thread(self._nursery.stop)
 
     @property
@@ -85,10 +86,7 @@ class Supervisor:
         LaunchFailed, OSError when the directory cannot be written.
         """
         run = _OpenRun(run_dir)
-        task = asyncio.get_running_loop().create_task(self._start(run, spec))
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
-        await asyncio.shield(task)
+        await asyncio.shield(self._in_background(self._start(run, spec)))
 
     async def wait(self, run_dir: Path) -> Ending:
         """Return how the run ended, when it has; any number of waiters, also for runs of a former process.
@@ -97,11 +95,10 @@ class Supervisor:
         """
         with adoption.opened(run_dir) as dir_fd:
             while (ending := adoption.read_ending(dir_fd)) is None:
-                if adoption.read_state(dir_fd) is RunState.NEVER_STARTED:
-                    raise NeverStarted(f"{run_dir} holds no launch record; start it first")
-                keeper_fd = adoption.open_keeper(dir_fd)
-                if keeper_fd is not None:
+                if (keeper_fd := adoption.open_keeper(dir_fd)) is not None:
                     await _ended(keeper_fd)
+                elif adoption.read_state(dir_fd) is RunState.NEVER_STARTED:
+                    raise NeverStarted(f"{run_dir} holds no launch record; start it first")
                 elif (lost := await asyncio.to_thread(_settle, run_dir)) is not None:
                     return lost
                 else:
@@ -130,12 +127,19 @@ class Supervisor:
         except FileNotFoundError:
             return RunState.NEVER_STARTED
 
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+        return task
+
     async def _start(self, run: _OpenRun, spec: LaunchSpec) -> None:
         with run.closing:
             async with self._starts_at_once:
-                await asyncio.to_thread(_write_launch, run.dir_fd, spec)
+                _write_launch(run.dir_fd, spec)
                 status = await self._ask_nursery((run.dir_fd, run.lock_fd, run.control_fd))
             _check_started(status, run.dir_fd)
+        self._in_background(asyncio.to_thread(_sync_launch, run.path))
 
     async def _ask_nursery(self, fds: tuple[int, int, int]) -> bytes:
         """Return what the keeper says; a nursery that died is replaced as long as no agent can have been forked."""
@@ -156,6 +160,7 @@ class _OpenRun:
     """The descriptors a keeper will inherit: opened at once, before anything is awaited, closed by `closing`."""
 
     def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir
         with ExitStack() as stack:
             self.dir_fd = stack.enter_context(adoption.opened(run_dir))
             self.control_fd = _open_control(self.dir_fd)  # from here on a kill request is kept
@@ -192,8 +197,16 @@ def _write_launch(dir_fd: int, spec: LaunchSpec) -> None:
     """Write stdin and then, as the fence, the launch record; raises LaunchRefused when there is one."""
     if read_file(LAUNCH, dir_fd) is not None:
         raise LaunchRefused("the run directory holds a launch record: an attempt is started at most once")
-    write_file(STDIN, spec.stdin, dir_fd, durable=False)  # after a power cut nobody starts this attempt again
-    write_file(LAUNCH, encode_launch(spec, secrets.token_hex(16)), dir_fd, durable=True)
+    # The agent does not wait until the disk has them: who could start it twice is on this machine and sees them; after
+    # a power cut nobody starts this attempt again, for the claim that counted it was durable before.
+    write_file(STDIN, spec.stdin, dir_fd, durable=False)
+    write_file(LAUNCH, encode_launch(spec, secrets.token_hex(16)), dir_fd, durable=False)
+
+
+def _sync_launch(run_dir: Path) -> None:
+    """Bring the launch record of a running agent to the disk; one that refuses takes nothing from the agent."""
+    with suppress(OSError), adoption.opened(run_dir) as dir_fd:
+        sync_file(LAUNCH, dir_fd)
 
 
 def _settle(run_dir: Path) -> Ending | None:

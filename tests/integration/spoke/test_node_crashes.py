@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -203,6 +204,25 @@ async def test_an_agent_that_is_gone_with_its_keeper(
     assert (agent["status"], agent["reason"], agent["attempt"]) == (status, reason, attempts)
     assert not is_alive(pid)
     await eventually(lambda: not list(node.directory.glob("workspaces/agents/*/*/tree")), "its workspace is cleared")
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize(("attempts", "status", "reason"), [(1, "failed", "lost"), (2, "completed", None)])
+async def test_an_agent_of_which_a_power_cut_left_no_record(
+    node: SpokeNode, hub: HubPeer, origin: Path, go: Go, attempts: int, status: str, reason: str | None
+) -> None:
+    await hub.ask(node, spawn := hub.spawn(origin, f"wait {go}", maxAttempts=attempts))
+    pid = await node.started(spawn["id"])
+    keeper = parent_of(pid)
+    await node.kill9()
+    os.kill(keeper, signal.SIGKILL)
+    await eventually(lambda: not is_alive(pid), "the agent ends with its keeper")
+    shutil.rmtree(node.directory / "runs")  # what the disk did not have yet when the power went
+    go.now()
+    await node.restart()
+    agent = await node.until_ended(spawn["id"])
+    assert (agent["status"], agent["reason"], agent["attempt"]) == (status, reason, attempts)
+    assert [start["attempt"] for start in node.executions()] == list(range(1, attempts + 1)), "none started twice"
 
 
 @pytest.mark.fault(9)

@@ -282,6 +282,24 @@ async def test_a_killed_spare_is_replaced(
         assert (await supervisor.wait(run_dir)).exit_code == 7
 
 
+async def test_a_keeper_that_does_not_get_on_holds_up_nobody(
+    supervisor: Supervisor, new_run: Callable[[str], Path], work: Path
+) -> None:
+    await until(lambda: len(spares()) == 2)
+    keeper = next(each.pid for each, stat in spares().items() if stat.ppid == supervisor.nursery_pid)
+    os.kill(keeper, signal.SIGSTOP)
+    first, second = new_run("first"), new_run("second")
+    stuck = asyncio.create_task(supervisor.start(first, shell("exit 5", work)))
+    await until((first / LAUNCH).exists)
+    await supervisor.start(second, shell("exit 7", work))
+    assert (await supervisor.wait(second)).exit_code == 7
+    assert not stuck.done()
+    os.kill(keeper, signal.SIGCONT)
+    await stuck
+    assert (await supervisor.wait(first)).exit_code == 5
+    await until(lambda: len(spares()) == 2)
+
+
 async def test_spares_end_with_the_nursery(nursery_env: dict[str, str]) -> None:
     async with Supervisor(nursery_env=nursery_env):
         await until(lambda: len(spares()) == 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,6 +158,24 @@ async def test_a_cancelled_start_still_starts_once(supervisor: Supervisor, run_d
         await start
     await until(lambda: supervisor.state(run_dir) is RunState.ENDED)
     assert (work / "record").read_text() == "started\n"
+
+
+async def test_the_launch_record_comes_to_the_disk_beside_the_agent(
+    nursery_env: dict[str, str], run_dir: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, may_sync = [], threading.Event()
+
+    def fsync(fd: int) -> None:
+        may_sync.wait()
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink())
+
+    async with Supervisor(nursery_env=nursery_env) as supervisor:
+        monkeypatch.setattr(os, "fsync", fsync)
+        await supervisor.start(run_dir, shell("exit 7", work))
+        assert (await supervisor.wait(run_dir)).exit_code == 7
+        assert synced == []
+        may_sync.set()
+    assert synced == [run_dir / "launch.json", run_dir]
 
 
 async def test_leaving_waits_for_starts_under_way(nursery_env: dict[str, str], run_dir: Path, work: Path) -> None:
