@@ -14,7 +14,7 @@ from typing import Any
 from common.envelope import Claims, parse_payload, parse_type
 from common.errors import EnvelopeRejected
 from common.jose import parse_compact
-from common.span_attributes import Attribute, Attributes, given
+from common.span_attributes import NOTHING, Attribute, Attributes, given
 from common.trace_context import TraceContext, derive
 from common.tracing import Beginning, End, Span, Tracing
 from spoke.agent_record import AgentRecord
@@ -60,7 +60,7 @@ class AgentSpans:
     def begin(self, record: AgentRecord, spawn: Claims, resume: Claims | None) -> AttemptSpans:
         """Return the spans of an attempt that begins; the claims are of the envelopes that asked for it, verified."""
         run = self._run(record, spawn, resume)
-        preparing = Beginning(f"prepare_agent {record.fields['type']}", run.kind, run.attributes, run.parent, run.links)
+        preparing = replace(run, name=f"prepare_agent {record.fields.get('type', '')}", ids=None)
         return AttemptSpans(self._tracing, run, self._tracing.begin(preparing), None)
 
     def adopt(self, record: AgentRecord, asked: Asked) -> AttemptSpans | None:
@@ -72,7 +72,8 @@ class AgentSpans:
         if spawn is None:
             return None
         run = self._run(record, spawn, _read_claims(asked.resume))
-        return AttemptSpans(self._tracing, run, None, int(record.fields.get("started_at", 0)) or None)
+        started_at = record.fields.get("started_at", "")
+        return AttemptSpans(self._tracing, run, None, int(started_at) if started_at.isdecimal() else None)
 
     def _run(self, record: AgentRecord, spawn: Claims, resume: Claims | None) -> Beginning:
         origin = context_below(self._tracing, spawn, self._instance)
@@ -80,18 +81,19 @@ class AgentSpans:
         links: Sequence[TraceContext] = ()
         if resume is not None:
             parent, links = context_below(self._tracing, resume, self._instance), () if origin is None else (origin,)
-        ref, kind = record.ref, record.fields["type"]
+        ref, kind = record.ref, record.fields.get("type", "")
         ids = derive(parent, "run", ref.tenant, ref.agent_id, str(record.attempt))
-        return Beginning(f"invoke_agent {kind}", "internal", _about(record), parent, links, ids)
+        about = _about(record) if self._tracing.is_on else NOTHING
+        return Beginning(f"invoke_agent {kind}", "internal", about, parent, links, ids)
 
 
 def _about(record: AgentRecord) -> Attributes:
     return {
         Attribute.GEN_AI_OPERATION: "invoke_agent",
         Attribute.AGENT_ID: record.ref.agent_id,
-        Attribute.AGENT_TYPE: record.fields["type"],
+        Attribute.AGENT_TYPE: record.fields.get("type", ""),
         Attribute.ATTEMPT: record.attempt,
-        Attribute.TASK_ID: record.fields["task"],
+        Attribute.TASK_ID: record.fields.get("task", ""),
         Attribute.PEER: record.ref.tenant.rpartition("_")[0] or record.ref.tenant,
     }
 

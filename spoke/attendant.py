@@ -20,7 +20,6 @@ from common.clock import Clock
 from common.commands import Spawn
 from common.errors import CommandRefused, HubspokeError, Unavailable
 from common.repository import parse_repository
-from common.span_attributes import NOTHING, Attributes
 from spoke.agent_record import TamperedRecord
 from spoke.agent_spans import AgentSpans, told_of_run
 from spoke.bare import outcome_of, value_of
@@ -216,7 +215,7 @@ class Attendant:
             fields.setdefault("detail", "; ".join(outcome.problems))
         if not await self._persist(lambda: self._queue.finish(held.claim, verdict.status, fields)):
             raise LeaseLost
-        _tell_end(held, verdict.status, verdict.reason, told_of_run(ending.exit_code, outcome.result))
+        held.tell_end(verdict.status, verdict.reason, told_of_run(ending.exit_code, outcome.result))
         await asyncio.to_thread(run.settle)
         _log.info("agent.finished", outcome=verdict.status, reason=verdict.reason, exit_code=ending.exit_code)
         if workspace is not None and changes is not None:
@@ -243,7 +242,7 @@ class Attendant:
         fields = {"reason": reason, "detail": detail[:_MAX_DETAIL]}
         if not await self._persist(lambda: self._queue.finish(held.claim, status, fields)):
             raise LeaseLost
-        _tell_end(held, status, reason)
+        held.tell_end(status, reason)
         _log.info("agent.finished", outcome=status, reason=reason)
         await self._clear(held)
 
@@ -267,7 +266,7 @@ class Attendant:
         outcome = await self._persist(
             lambda: self._queue.retry(held.claim, reason, detail[:_MAX_DETAIL], pause_ms=pause, may_help=may_help)
         )
-        _tell_end(held, outcome, reason)
+        held.tell_end(outcome, reason)
         _log.warning("agent.failed_start", outcome=outcome, reason=reason, detail=detail)
         if outcome in TERMINAL:
             await self._clear(held)
@@ -288,11 +287,6 @@ class Attendant:
             except Unavailable as error:
                 _log.warning("agent.state_not_written", reason=error.message)
                 await asyncio.sleep(_PERSIST_PAUSE_S)
-
-
-def _tell_end(held: Held, status: str, reason: str | None, told: Attributes = NOTHING) -> None:
-    if held.spans is not None:
-        held.spans.ended(status, reason, told)
 
 
 def _reason_of(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from common.span_attributes import NOTHING, Attributes
 from spoke.agent_record import AgentRef
 from spoke.agent_spans import AttemptSpans
 from spoke.queue_terms import Claim, KillStep
@@ -40,6 +41,11 @@ class Held:
     def ref(self) -> AgentRef:
         """The agent's name."""
         return self.claim.record.ref
+
+    def tell_end(self, status: str, reason: str | None, told: Attributes = NOTHING) -> None:
+        """Tell how the attempt ended; `queued` when it is tried again."""
+        if self.spans is not None:
+            self.spans.ended(status, reason, told)
 
     def learn(self, answer: KillStep | bool) -> None:
         """Take the answer of a renewal."""

@@ -14,7 +14,7 @@ from tests.integration.link.pair import Pair
 from tests.integration.spoke.repositories import git
 from tests.integration.tracing.collector import Collector, Seen
 from tests.integration.tracing.conftest import Opens
-from tests.spoke_node import Go, eventually
+from tests.spoke_node import Go, eventually, run_in_process
 
 API = "/api/v1/agents"
 
@@ -234,6 +234,29 @@ async def test_a_mixed_envelope_begins_a_trace_and_is_linked_both_ways(pair: Pai
     )
     assert {run.parent_id for run in runs} == {processed.span_id}
     assert {run.attributes["gen_ai.agent.id"] for run in runs} == {*agents.values(), untraced}
+
+
+@pytest.mark.slow
+async def test_a_hub_killed_with_the_command_in_its_outbox_goes_on_in_the_trace(
+    pair: Pair, collector: Collector, tmp_path: Path
+) -> None:
+    await pair.spoke.terminate()
+    trace_id, traceparent = new_trace()
+    agent_id = await spawn(pair, traceparent, "print x")
+    request = await collector.one(f"POST {API}", trace_id)
+    await pair.hub.kill9()
+    await pair.hub.restart()
+    # The hub has another port now than where the spoke joined.
+    jwk = tmp_path / "hub.jwk"
+    jwk.write_text(json.dumps(pair.hub.key.public.to_jwk()))
+    run_in_process(pair.spoke.directory, "peer", "add", pair.hub.id, "--key", str(jwk), "--url", pair.hub.url)
+    await pair.spoke.restart()
+    await pair.until(agent_id, "completed")
+    run = await collector.one("invoke_agent worker", trace_id)
+    processed = await collector.one("process build-1", trace_id)
+    (sent,) = [span for span in collector.named("send build-1", trace_id) if not span.is_error]
+    assert (run.parent_id, processed.parent_id) == (processed.span_id, sent.span_id)
+    assert sent.parent_id == request.span_id
 
 
 @pytest.mark.slow
