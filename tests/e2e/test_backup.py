@@ -74,8 +74,6 @@ async def test_a_hub_comes_back_with_agents_in_flight(tmp_path: Path) -> None:
         await pair.until(waiting, "completed")
         later = await pair.spawn(f"wait {second}", 'result {"summary": "second"}')
         await pair.until(later, "running")
-        gone = await pair.spawn("print y")
-        await pair.until(gone, "completed")
 
         await lose_and_restore(pair, backup)
         pair.hub.start()
@@ -89,8 +87,7 @@ async def test_a_hub_comes_back_with_agents_in_flight(tmp_path: Path) -> None:
         await known(pair, later)
         assert (await pair.until(later, "completed"))["result"]["summary"] == "second"
         await pair.until(await pair.spawn("print z"), "completed")
-        assert starts(pair, running, waiting, later, gone) == [1, 1, 1, 1]
-        assert await pair.hub.agent(gone) == {}, "its spoke had said all that there was to say of it"
+        assert starts(pair, running, waiting, later) == [1, 1, 1]
 
 
 @pytest.mark.slow
