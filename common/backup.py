@@ -36,7 +36,7 @@ SNAPSHOT: Final = "valkey.rdb"
 
 @dataclass(frozen=True, slots=True)
 class BackedUp:
-    """What is backed up of a node: `private` are files of at most 16 KiB, `further` others; those that exist.
+    """What is backed up of a node: `private` are files of at most 16 KiB, those that exist; `further` others.
 
     `embedded` says whether the content of an embedded Valkey belongs into it.
     """
@@ -110,8 +110,7 @@ def _private_files(subject: BackedUp) -> Iterator[tuple[str, bytes]]:
         if path.exists():
             yield _name_of(path, directory), read_private(path)
     for path in subject.further:
-        if path.exists():
-            yield _name_of(path, directory), path.read_bytes()
+        yield _name_of(path, directory), path.read_bytes()
 
 
 def _name_of(path: Path, directory: Path) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -18,52 +17,49 @@ from common.errors import Unavailable
 from common.valkey import connect, translated
 
 _POLL_S: Final = 0.05
-_BUSY_S: Final = 60.0
-"""How long the server may be busy with another child, such as one that rewrites its append-only file."""
 _RDB: Final = "dump.rdb"
 _AOF: Final = "appendonly.aof"
 
 
-async def take_snapshot(directory: Path) -> BinaryIO:
-    """Return the open RDB of the server that runs in `directory`; nothing stays behind. Raises `Unavailable`."""
+async def take_snapshot(directory: Path, busy_s: float = 60.0) -> BinaryIO:
+    """Return the open RDB of the server that runs in `directory`; nothing stays behind. One at a time.
+
+    Waits for `busy_s` while the server has another child, such as one that rewrites its append-only file. Raises
+    `Unavailable`.
+    """
     path = directory / _RDB
-    try:
-        async with connect(directory) as client:
-            before = await _persistence(client)
-            await _begin(client)
-            after = await _ended(client)
-        if after["rdb_saves"] == before["rdb_saves"]:
-            raise Unavailable(
-                f"Valkey could not save its content; see {directory / 'valkey.log'}, the disk may be full"
-            )
-        return path.open("rb")
-    finally:
-        path.unlink(missing_ok=True)
-
-
-async def _persistence(client: Redis) -> dict[str, Any]:
-    with translated():
-        found: dict[str, Any] = await client.info("persistence")
-    return found
+    async with connect(directory) as client:
+        await _begin(client, time.monotonic() + busy_s)
+        try:
+            if (await _ended(client))["rdb_last_bgsave_status"] != "ok":
+                log = directory / "valkey.log"
+                raise Unavailable(f"Valkey could not save its content; see {log}, the disk may be full")
+            return path.open("rb")
+        finally:
+            path.unlink(missing_ok=True)
 
 
 async def _ended(client: Redis) -> dict[str, Any]:
+    """Wait until the server saves no more, and return what it says of that."""
     while True:
-        now = await _persistence(client)
-        if not now["rdb_bgsave_in_progress"]:
-            return now
+        with translated():
+            found: dict[str, Any] = await client.info("persistence")
+        if not found["rdb_bgsave_in_progress"]:
+            return found
         await asyncio.sleep(_POLL_S)
 
 
-async def _begin(client: Redis) -> None:
-    give_up_at = time.monotonic() + _BUSY_S
-    while time.monotonic() < give_up_at:
-        with suppress(Unavailable), translated():
-            await client.bgsave(schedule=False)
+async def _begin(client: Redis, give_up_at: float) -> None:
+    while True:
+        try:
+            with translated():
+                await client.bgsave(schedule=False)
+        except Unavailable:
+            if time.monotonic() >= give_up_at:
+                raise
+            await asyncio.sleep(_POLL_S)
+        else:
             return
-        await asyncio.sleep(_POLL_S)
-    with translated():
-        await client.bgsave(schedule=False)
 
 
 def place_of_snapshot(directory: Path) -> Path:

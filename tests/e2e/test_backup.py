@@ -74,8 +74,6 @@ async def test_a_hub_comes_back_with_agents_in_flight(tmp_path: Path) -> None:
         await pair.until(waiting, "completed")
         later = await pair.spawn(f"wait {second}", 'result {"summary": "second"}')
         await pair.until(later, "running")
-        gone = await pair.spawn("print y")
-        await pair.until(gone, "completed")
 
         await lose_and_restore(pair, backup)
         pair.hub.start()
@@ -89,8 +87,7 @@ async def test_a_hub_comes_back_with_agents_in_flight(tmp_path: Path) -> None:
         await known(pair, later)
         assert (await pair.until(later, "completed"))["result"]["summary"] == "second"
         await pair.until(await pair.spawn("print z"), "completed")
-        assert starts(pair, running, waiting, later, gone) == [1, 1, 1, 1]
-        assert await pair.hub.agent(gone) == {}, "its spoke had said all that there was to say of it"
+        assert starts(pair, running, waiting, later) == [1, 1, 1]
 
 
 @pytest.mark.slow
@@ -137,22 +134,24 @@ async def test_a_hub_that_trusts_nobody_after_a_restore_loses_nothing(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.fault(31)
-async def test_a_spoke_whose_key_was_rotated_since_the_backup_joins_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whose", ["hub", "spoke"])
+async def test_after_a_rotation_that_the_backup_does_not_know_the_two_join_again(tmp_path: Path, whose: str) -> None:
     backup = tmp_path / "hub.tar"
     async with joined(tmp_path) as pair:
         hub, spoke = pair.hub, pair.spoke
         await done(hub.hub, "backup", str(backup))
-        await done(spoke.spoke, "keys", "rotate")
+        rotated, other, rotated_id = (
+            (hub.hub, spoke.spoke, hub.id) if whose == "hub" else (spoke.spoke, hub.hub, spoke.id)
+        )
+        await done(rotated, "keys", "rotate")
 
         async def told() -> bool:
-            peers = (await done(spoke.spoke, "keys", "show"))["peers"]
-            return all(peer["acknowledged"] for peer in peers)
+            return all(peer["acknowledged"] for peer in (await done(rotated, "keys", "show"))["peers"])
 
-        await eventually(told, "the hub knows the new key")
+        await eventually(told, "the other side knows the new key")
         await lose_and_restore(pair, backup)
         hub.start()
-        # The backup knows only the former key: the connection is made anew.
-        await done(hub.hub, "peer", "revoke", spoke.id)
+        await done(other, "peer", "revoke", rotated_id)
         await spoke.restart()  # it dials at once then
         await join(hub, spoke)
         await pair.up()
