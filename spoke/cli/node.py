@@ -1,4 +1,4 @@
-"""`spoke init`, `serve` and `completion`."""
+"""`spoke init`, `serve`, `ready` and `completion`."""
 
 from __future__ import annotations
 
@@ -47,6 +47,9 @@ def serve(context: SpokeContext) -> None:
 
     SIGHUP reads spoke.toml again.
     """
+    from common.init_process import split_off_init
+
+    split_off_init()
     from common.node_log import NodeLog
     from spoke.app import Spoke
     from spoke.app import serve as run
@@ -58,6 +61,14 @@ def serve(context: SpokeContext) -> None:
         click.echo(json.dumps({"event": "ready", "url": url}) if context.out.json else f"ready {url}")
 
     asyncio.run(run(node, ready, log))
+
+
+@click.command()
+@facts
+def ready(context: SpokeContext) -> None:
+    """Say whether the running spoke is ready for work: exit 0, or 1 and why; 3 when none runs."""
+    said = context.call("GET", "/readyz")
+    context.out.facts(said)
 
 
 @click.command()

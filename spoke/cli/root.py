@@ -12,6 +12,7 @@ import click
 _PLACES: Final = {
     "init": "spoke.cli.node",
     "serve": "spoke.cli.node",
+    "ready": "spoke.cli.node",
     "drain": "spoke.cli.queue",
     "doctor": "spoke.cli.doctor",
     "join": "spoke.cli.peer",
@@ -27,6 +28,7 @@ _PLACES: Final = {
 _SUMMARIES: Final = {
     "init": "Set up a spoke in DIR.",
     "serve": "Run the spoke until SIGTERM.",
+    "ready": "Say whether the running spoke is ready for work.",
     "drain": "Take no new agents, or take them again.",
     "doctor": "Check this spoke and say how to mend it.",
     "join": "Join a hub by its invite.",
