@@ -12,7 +12,7 @@ PIP         := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE    := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-otel dev demo test test-fast test-sandbox test-agents test-api test-browser test-deploy test-docs fuzz mutation lint format bench bench-crowd bench-curve bench-history bench-scale bench-logs bench-starts chaos lock ci clean
+.PHONY: help install install-otel dev demo test test-fast test-sandbox test-agents test-api test-browser test-deploy test-container test-docs fuzz mutation lint format bench bench-crowd bench-curve bench-history bench-scale bench-logs bench-starts chaos lock ci clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -86,7 +86,7 @@ demo: install ## a hub and a spoke on this machine, one agent, from invite to re
 
 # Tests wait more than they work, so three processes suit two cores. What failed beside the others gets one more run by
 # itself, and stands in the log of both: a machine that was busy is no finding, a test that fails alone is.
-QUICK := not sandbox and not agents and not api and not browser and not deploy and not docs and not fuzz
+QUICK := not sandbox and not agents and not api and not browser and not container and not deploy and not docs and not fuzz
 test: dev ## every test, with coverage: all of common/, 95 % of everything
 	@rm -rf build/coverage && mkdir -p build/coverage
 	$(COVERAGE) run -m pytest -m '$(QUICK)' --numprocesses $(WORKERS) $(PYTEST_ARGS) || { \
@@ -155,6 +155,12 @@ test-deploy: dev ## with the programs of an operator's machine: a server's own T
 	@for program in redis-server logrotate; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	  test -z "$$missing" || { apt-get update --quiet && apt-get install --yes --no-install-recommends $$missing; }
 	$(BIN)/python -m pytest tests -m deploy $(PYTEST_ARGS)
+
+# As root, with buildah and mmdebstrap from Debian where they are missing; minutes, most of them for the base.
+test-container: dev ## build both images from the Containerfile and run them as process 1
+	@for program in buildah mmdebstrap; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	  test -z "$$missing" || { apt-get update --quiet && apt-get install --yes --no-install-recommends $$missing; }
+	$(BIN)/python -m pytest tests/container -m container $(PYTEST_ARGS)
 
 $(VENV)/.installed-fuzz: requirements/fuzz.lock $(VENV)/.installed-dev
 	$(PIP) install --require-hashes -r requirements/fuzz.lock

@@ -12,6 +12,7 @@ from typing import Final
 COMMANDS: Final = {
     "init": ("hub.cli.node:init", "Set up a hub: configuration, key, admin token."),
     "serve": ("hub.cli.node:serve", "Run the hub until SIGTERM."),
+    "ready": ("hub.cli.node:ready", "Say whether the running hub is ready for work."),
     "invite": ("hub.cli.invites:invite", "Make a one-time invite for a spoke; list and withdraw them."),
     "peer": ("hub.cli.peers:peer", "Spokes: add, list, show, approve, suspend, resume, revoke."),
     "token": ("hub.cli.tokens:token", "Tokens of a scope, for people and programs."),

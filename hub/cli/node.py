@@ -1,8 +1,9 @@
-"""`hub init`, `hub serve`."""
+"""`hub init`, `hub serve`, `hub ready`."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import click
 
@@ -35,6 +36,9 @@ def init(instance: str, listen: str, url: str | None) -> None:
 @node_options
 def serve() -> None:
     """Run the hub until SIGTERM; prints one line when it is ready. SIGHUP reads hub.toml again."""
+    from common.init_process import split_off_init
+
+    split_off_init()
     from common.node_log import NodeLog
     from hub.app import serve as run_hub
     from hub.cli.local import load_hub
@@ -50,3 +54,20 @@ def serve() -> None:
     hub, log = load_hub(), NodeLog()
     log.follow(hub.directory.path, hub.settings)
     asyncio.run(run_hub(hub, ready, log))
+
+
+@click.command()
+@node_options
+def ready() -> None:
+    """Say whether the running hub is ready for work: exit 0, or 1 and why; 3 when none runs."""
+    from hub.cli.local import ask, client
+
+    async def look() -> dict[str, Any]:
+        async with client() as hub:
+            return await hub.ready()
+
+    said = ask(look())
+    if invocation().as_json:
+        print_json(said)
+    else:
+        click.echo("ready")

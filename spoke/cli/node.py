@@ -1,4 +1,4 @@
-"""`spoke init`, `serve`, `worker` and `completion`."""
+"""`spoke init`, `serve`, `worker`, `ready` and `completion`."""
 
 from __future__ import annotations
 
@@ -48,6 +48,9 @@ def serve(context: SpokeContext, no_worker: bool) -> None:
 
     SIGHUP reads spoke.toml again.
     """
+    from common.init_process import split_off_init
+
+    split_off_init()
     from common.node_log import NodeLog
     from spoke.app import Spoke
     from spoke.app import serve as run
@@ -82,6 +85,14 @@ def worker(context: SpokeContext, name: str) -> None:
         click.echo(json.dumps({"event": "ready", "worker": name}) if context.out.json else f"ready {name}")
 
     asyncio.run(work(node, name, ready, log))
+
+
+@click.command()
+@facts
+def ready(context: SpokeContext) -> None:
+    """Say whether the running spoke is ready for work: exit 0, or 1 and why; 3 when none runs."""
+    said = context.call("GET", "/readyz")
+    context.out.facts(said)
 
 
 @click.command()
