@@ -116,11 +116,14 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> tarfile.T
         pytest.param(of_tar(member("keys", tarfile.DIRTYPE)), id="directory"),
         pytest.param(of_tar(member("x" * 200)), id="GNU long name"),
         pytest.param(of_tar(member("x" * 200), form=tarfile.PAX_FORMAT), id="extended header"),
-        pytest.param(of_tar(member("ä"), form=tarfile.USTAR_FORMAT), id="no ASCII"),
     ],
 )
 def test_what_no_backup_holds_is_refused_at_its_header(raw: bytes) -> None:
-    refused(raw)
+    assert "holds what no backup does" in refused(raw)
+
+
+def test_a_name_that_is_no_ascii_is_refused() -> None:
+    assert "damaged" in refused(of_tar(member("ä"), form=tarfile.USTAR_FORMAT))
 
 
 def test_a_size_that_is_not_there_is_refused_without_making_room_for_it() -> None:
@@ -129,7 +132,7 @@ def test_a_size_that_is_not_there_is_refused_without_making_room_for_it() -> Non
     negative = bytearray(header)
     negative[124:136] = b"\xff" * 12
     negative[148:156] = b"%06o\0 " % (256 + sum(negative[:148]) + sum(negative[156:512]))
-    refused(bytes(negative))
+    assert "holds what no backup does" in refused(bytes(negative))
 
 
 def test_a_file_twice_is_refused() -> None:
