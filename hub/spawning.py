@@ -81,12 +81,13 @@ class Spawning:
 
     async def spawn(self, wishes: Sequence[Wish]) -> list[Spawned | HubspokeError]:
         """Return an agent or an error for each wish, in order; what is an agent is durable. Raises `Unavailable`."""
-        return await self.enqueuing.submit(wishes)
+        trace = current_traceparent()  # of this request: what has gathered is taken in a task of its own
+        return await self.enqueuing.submit([(wish, trace) for wish in wishes])
 
-    async def _take(self, wishes: Sequence[Wish]) -> list[Spawned | HubspokeError]:
+    async def _take(self, wishes: Sequence[tuple[Wish, str]]) -> list[Spawned | HubspokeError]:
         """Take what has gathered: one reading of the trust and one write, however many callers wait."""
         trust, now_ms = self._trust.current(), self._clock.now_ms()
-        planned = [self._plan_or_error(wish, trust, now_ms) for wish in wishes]
+        planned = [self._plan_or_error(wish, trust, now_ms, trace) for wish, trace in wishes]
         agents = [plan for plan in planned if isinstance(plan, NewAgent)]
         enqueued = await self._outbox.enqueue(agents, now_ms) if agents else []
         for tenant in {agent.tenant for agent in agents}:
@@ -97,13 +98,13 @@ class Spawning:
         following = iter(enqueued)
         return [_answer(plan, next(following)) if isinstance(plan, NewAgent) else plan for plan in planned]
 
-    def _plan_or_error(self, wish: Wish, trust: Trust, now_ms: int) -> NewAgent | HubspokeError:
+    def _plan_or_error(self, wish: Wish, trust: Trust, now_ms: int, trace: str) -> NewAgent | HubspokeError:
         try:
-            return self._plan(wish, trust, now_ms)
+            return self._plan(wish, trust, now_ms, trace)
         except HubspokeError as error:
             return error
 
-    def _plan(self, wish: Wish, trust: Trust, now_ms: int) -> NewAgent:
+    def _plan(self, wish: Wish, trust: Trust, now_ms: int, trace: str) -> NewAgent:
         peer = active_spoke(trust, wish.spoke)
         parse_repository(wish.fields.context.repository)
         check_branch(wish.fields.context.branch)
@@ -121,7 +122,7 @@ class Spawning:
             content_hash=hash_content(content),
             command=command,
             deadline_ms=deadline_ms,
-            trace=current_traceparent(),
+            trace=trace,
         )
 
     async def kill(self, agent_id: str, grace_s: int, reason: str | None) -> EnqueuedKill:

@@ -154,7 +154,7 @@ def complete(command: str, words: str, **env: str) -> list[str]:
 async def test_commands_options_and_ids_are_completed(node: HubNode, spoke: StandinSpoke) -> None:
     agent_id = await node.spawn(spoke.id)
     here = {"HUB_DIR": str(node.directory)}
-    assert complete(str(HUB), "hub res", **here) == ["resume"]
+    assert complete(str(HUB), "hub resu", **here) == ["resume"]
     assert "--follow" in complete(str(HUB), "hub logs --f", **here)
     assert agent_id in complete(str(HUB), f"hub logs {agent_id[:8]}", **here)
     assert spoke.id in complete(str(HUB), "hub peer show standin", **here)
