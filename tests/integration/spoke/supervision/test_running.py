@@ -43,7 +43,7 @@ async def test_end_of_the_main_process_is_recorded(
 async def test_states_of_a_run(supervisor: Supervisor, run_dir: Path, work: Path) -> None:
     assert supervisor.state(run_dir / "missing") is RunState.NEVER_STARTED
     assert supervisor.state(run_dir) is RunState.NEVER_STARTED
-    await supervisor.start(run_dir, shell("read line < go", work))
+    await supervisor.start(run_dir, shell("sleep 60", work))
     assert supervisor.state(run_dir) is RunState.RUNNING
     await supervisor.kill(run_dir, 0, "test")
     await supervisor.wait(run_dir)
