@@ -569,6 +569,13 @@ async def test_serve_says_ready_once_and_ends_by_sigint(tmp_path: Path) -> None:
 # --- doctor
 
 
+async def test_a_running_hub_says_that_it_is_ready(node: HubNode, home: Path) -> None:
+    assert (await node.hub("ready")).stdout == "ready\n"
+    assert json.loads((await node.hub("ready", "--json")).stdout)["status"] == "ready"
+    done = run("--dir", str(home), "ready")
+    assert (done.returncode, complaint(done)) == (3, "unreachable")
+
+
 async def test_doctor_finds_a_good_hub_good(node: HubNode) -> None:
     async with StandinSpoke(node) as spoke:
         findings = json.loads((await node.hub("doctor", "--json")).stdout)

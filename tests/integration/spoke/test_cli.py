@@ -133,6 +133,7 @@ NEEDS_NODE: list[list[str]] = [
     ["agent", "kill", AN_ID],
     ["agent", "logs", AN_ID],
     ["queue"],
+    ["ready"],
     ["drain"],
 ]
 NEEDS_DIRECTORY = [
@@ -490,6 +491,11 @@ async def test_the_doctor_checks_a_valkey_that_is_not_ours(directory: Path) -> N
     (directory / "spoke.toml").write_text(head + '[valkey]\nurl = "redis://127.0.0.1:1"\n')
     code, found = await findings(directory)
     assert (code, found["valkey"]["state"]) == (1, "bad")
+
+
+async def test_a_running_spoke_says_that_it_is_ready(tmp_path: Path) -> None:
+    async with SpokeNode(tmp_path) as node:
+        assert document(await spoke("--dir", node.directory, "ready", "--json")) == {"status": "ready"}
 
 
 async def test_profiles(directory: Path) -> None:
