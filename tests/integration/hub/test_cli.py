@@ -573,7 +573,7 @@ async def test_a_running_hub_says_that_it_is_ready(node: HubNode, home: Path) ->
     assert (await node.hub("ready")).stdout == "ready\n"
     assert json.loads((await node.hub("ready", "--json")).stdout)["status"] == "ready"
     done = await asyncio.to_thread(run, "--dir", str(home), "ready")  # it has an event loop of its own
-    assert (done.returncode, complaint(done)) == (3, "unreachable")
+    assert (done.returncode, complaint(done)) == (3, "node_unreachable")
 
 
 async def test_doctor_finds_a_good_hub_good(node: HubNode) -> None:
