@@ -134,8 +134,12 @@ class EmbeddedValkey:
         `report` gets one line for each end and for each start that failed.
         """
         while (process := self._process) is not None:
-            while not await _ended_within(process, _LOG_LOOK_S):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOG_LOOK_S):
+                    await _ended(process)
+            if process.returncode is None:
                 self._bound_log()
+                continue
             report(f"Valkey ended: {self._last_log_lines()}; starting it again")
             await self._start_again(report)
 
@@ -252,15 +256,6 @@ async def _state(directory: Path) -> Literal["silent", "loading", "ready"]:
             causes = error.__cause__, error.__cause__ and error.__cause__.__cause__
             return "loading" if any(isinstance(cause, BusyLoadingError) for cause in causes) else "silent"
         return "ready"
-
-
-async def _ended_within(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await _ended(process)
-    except TimeoutError:
-        return False
-    return True
 
 
 async def _ended(process: subprocess.Popen[bytes]) -> None:

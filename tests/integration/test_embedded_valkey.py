@@ -253,6 +253,9 @@ async def test_its_log_is_emptied_when_it_has_grown(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("common.embedded_valkey._LOG_LOOK_S", 0.02)
     log = tmp_path / LOG_NAME
     async with EmbeddedValkey(tmp_path) as server, connect(server.directory) as client:
+        said = log.stat().st_size
+        server._bound_log()
+        assert log.stat().st_size == said > 0, "what has not grown stays"
         guard = asyncio.create_task(server.keep_running(pytest.fail))
         with log.open("ab") as file:
             file.truncate(_LOG_BYTES + 1)
