@@ -34,7 +34,6 @@ class ChainFile:
 
     def append(self, at_ms: int, entries: Sequence[Entry], seal: Callable[[Head], Entry] | None = None) -> None:
         """Write a line for each entry and, with `seal`, one more for what it makes of the head then."""
-        self._directory.path.mkdir(mode=0o700, exist_ok=True)
         with self._directory.locked():
             file, noticed = self._catch_up()
             lines, head = bytearray(), self.head

@@ -82,12 +82,20 @@ class AuditDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from appending inside the block; raises OSError when one does not let go."""
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = self._open_lock()
         try:
             _lock(descriptor)
             yield
         finally:
             os.close(descriptor)
+
+    def _open_lock(self) -> int:
+        name, flags = f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            return os.open(name, flags, 0o600)
+        except FileNotFoundError:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            return os.open(name, flags, 0o600)
 
     def write_witness(self, head: Head) -> None:
         """Remember a checkpoint; raises OSError."""

@@ -1,8 +1,9 @@
 """The audit of a running node: every decision a durable line, and nothing new without one (fault 29).
 
 What starts something or changes trust is written **before** it is done (`intend`, `tell`), its outcome before the
-answer leaves (`record`). Lines are written where the decision is made; `fdatasync` runs in one thread, once for all who
-wait at the time. While the file cannot be written, all of these raise `AuditUnavailable`; each tries anew.
+answer leaves (`record`, or `begin` where there is something else to do meanwhile). Lines are written where the decision
+is made; `fdatasync` runs in one thread, once for all who wait at the time. While the file cannot be written, all of
+these raise `AuditUnavailable`; each tries anew.
 Refusals are counted first, so that a flood of them makes a few lines (attack row 64).
 """
 
@@ -12,10 +13,11 @@ import asyncio
 import contextvars
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -49,6 +51,16 @@ def takes_away(event: str, fields: Mapping[str, object]) -> bool:
 
 def _log_unwritten(event: str, fields: Mapping[str, object]) -> None:
     _log.error("audit.unwritten", decision=event, by=_actor.get(), **fields)
+
+
+async def _nothing() -> None:
+    pass
+
+
+def _heed(visit: asyncio.Future[None]) -> None:
+    """Take note of a failure for which nobody waits any more; whoever did has it as well."""
+    if not visit.cancelled():
+        visit.exception()
 
 
 @contextmanager
@@ -115,24 +127,49 @@ class Audit:
 
     async def record(self, event: str, **fields: object) -> None:
         """Write a decision and wait until it is on the disk; raises `AuditUnavailable`."""
-        await self._record([Entry(event, fields)])
-
-    async def _record(self, entries: Sequence[Entry], seal: str | None = None) -> None:
-        # Written, and so signed, here: the trust store, which knows the key of now, belongs to this thread.
-        number = self._write(entries, seal)
-        while self._synced < number:
-            # Whoever finds no visit to the disk under way begins one; the others wait for it, and perhaps for the next.
-            # One that is done is none: to wait for it gives the event loop no turn to tell anybody.
-            if self._visit is None or self._visit.done():
-                self._visit = asyncio.get_running_loop().run_in_executor(self._thread, self._sync)
-            await asyncio.shield(self._visit)
+        await self._kept(self._begin([Entry(event, fields)]))
 
     async def note(self, event: str, **fields: object) -> None:
         """Write a decision as `record` does; where it cannot be written, to the log: for what must not fail, a kill."""
+        await self.begin_note(event, **fields)()
+
+    def begin(self, event: str, **fields: object) -> Callable[[], Awaitable[None]]:
+        """Write a decision and let it go to the disk; returns what waits for that. Both raise `AuditUnavailable`."""
+        return partial(self._kept, self._begin([Entry(event, fields)]))
+
+    def begin_note(self, event: str, **fields: object) -> Callable[[], Awaitable[None]]:
+        """Write as `begin` does, what cannot be written to the log."""
         try:
-            await self.record(event, **fields)
+            kept = self.begin(event, **fields)
         except AuditUnavailable:
             _log_unwritten(event, fields)
+            return _nothing
+
+        async def noted() -> None:
+            try:
+                await kept()
+            except AuditUnavailable:
+                _log_unwritten(event, fields)
+
+        return noted
+
+    def _begin(self, entries: Sequence[Entry], seal: str | None = None) -> int:
+        # Written, and so signed, here: the trust store, which knows the key of now, belongs to this thread.
+        number = self._write(entries, seal)
+        self._begin_visit()
+        return number
+
+    def _begin_visit(self) -> asyncio.Future[None]:
+        # Whoever finds no visit to the disk under way begins one; the others wait for it, and perhaps for the next.
+        # One that is done is none: to wait for it gives the event loop no turn to tell anybody.
+        if self._visit is None or self._visit.done():
+            self._visit = asyncio.get_running_loop().run_in_executor(self._thread, self._sync)
+            self._visit.add_done_callback(_heed)
+        return self._visit
+
+    async def _kept(self, number: int) -> None:
+        while self._synced < number:
+            await asyncio.shield(self._begin_visit())
 
     def tell(self, event: str, fields: Mapping[str, object]) -> None:
         """Write a change of trust, sealed, and wait for the disk; raises `AuditUnavailable`: then it must not be done.
@@ -171,9 +208,9 @@ class Audit:
     async def _tick(self) -> None:
         entries = self._refusals.due(self._clock.now_ms())
         if entries or not self.is_available:
-            await self._record(entries or [Entry("audit.resumed")])
+            await self._kept(self._begin(entries or [Entry("audit.resumed")]))
         if self._chain.head.number > self._sealed and self._clock.now_ms() >= self._seal_at_ms:
-            await self._record([], "time")
+            await self._kept(self._begin([], "time"))
 
     @contextmanager
     def serving(self) -> Iterator[Audit]:

@@ -6,10 +6,16 @@ and the bidirectional overrides that make a line read as another.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import MutableMapping
-from typing import Any, TextIO
+import threading
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Final, TextIO
+
+_encode: Final = json.JSONEncoder(default=repr).encode
 
 
 def escape(text: str) -> str:
@@ -34,27 +40,100 @@ def _escape_value(key: str, value: Any) -> Any:
     return escape(value)
 
 
+def _stamp(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
+    year, month, day, hour, minute, second, *_ = time.gmtime(seconds)
+    event["timestamp"] = f"{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{microseconds:06}Z"
+    return event
+
+
+def _to_json(event: MutableMapping[str, Any], **_options: Any) -> str:
+    return _encode(event)
+
+
+class _Lines:
+    """Writes lines to a stream, each at once, or those of one block in one piece; from any thread."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._held: list[str] | None = None
+
+    def write(self, line: str) -> None:
+        with self._lock:
+            if self._held is None:
+                self._put(line + "\n")
+            else:
+                self._held.append(line + "\n")
+
+    def hold(self) -> bool:
+        """Hold lines back; returns False where that is done already."""
+        with self._lock:
+            if self._held is not None:
+                return False
+            self._held = []
+            return True
+
+    def let_go(self) -> None:
+        with self._lock:
+            held, self._held = self._held, None
+            if held:
+                self._put("".join(held))
+
+    def _put(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+    def __call__(self, *_names: Any) -> _LineLogger:
+        """Return a logger, as structlog asks for one."""
+        return _LineLogger(self)
+
+
+class _LineLogger:
+    """What structlog ends in: takes a rendered line, at whatever level."""
+
+    def __init__(self, lines: _Lines) -> None:
+        self.debug = self.info = self.warning = self.error = self.exception = self.critical = lines.write
+
+
+_lines: _Lines | None = None
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Write the lines of the block in one piece, for many at once. Nothing may be awaited in it."""
+    lines = _lines
+    is_ours = lines is not None and lines.hold()
+    try:
+        yield
+    finally:
+        if lines is not None and is_ours:
+            lines.let_go()
+
+
 def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
     """Set up structlog for this process; call it once, in the composition root."""
     # Not above: the command line takes `escape` only, and its start-up time is felt.
     import structlog
 
+    global _lines  # noqa: PLW0603  # as structlog's own configuration is: one log of the process
     stream = stream or sys.stderr
+    _lines = _Lines(stream)
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=True) if stream.isatty() else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=True) if stream.isatty() else structlog.processors.JSONRenderer(_to_json)
     )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _stamp,
             # Not the console renderer's own tracebacks: they show local variables, tokens and keys among them.
             structlog.processors.format_exc_info,
             _escape_values,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=_lines,
         cache_logger_on_first_use=False,
     )
 

@@ -1,9 +1,10 @@
 """Delivery: one task per spoke for which something waits, commands in order, as many per envelope as have gathered.
 
 While an envelope is under way further commands wait and leave together; with nothing under way a command leaves at
-once. A failed envelope goes again, freshly signed, after a jittered backoff, and at once when the spoke is heard of.
-One envelope at a time per spoke, and nothing leaves the outbox before its answer is recorded: a hub that is killed at
-any point sends the same command ids again (fault rows 2, 3, 15, 17).
+once, also while the answer to the envelope before is being recorded. A failed one goes again, freshly signed, after a
+jittered backoff, and at once when the spoke is heard of. One envelope at a time per spoke, and nothing leaves the
+outbox before its answer is recorded: a hub that is killed at any point sends the same command ids again (fault rows
+2, 3, 15, 17).
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
+from common import logs
 from common.clock import Clock
 from common.commands import MAX_COMMANDS
 from common.errors import HubspokeError, Unavailable
@@ -29,11 +30,14 @@ from common.problem_codes import label_of
 from hub.agents import Agents
 from hub.backoff import delay_s
 from hub.delivery import Delivery
+from hub.lane import Handed, Lane
 from hub.metrics import Metrics
-from hub.outbox import Failed, Outbox
+from hub.outbox import Failed, Outbox, Taken
 from hub.settlement import GUILTY, Queued, Settlement, error_of, refuse, settle, shown_error
 
 SCAN_S: Final = 1.0
+_LINGER_S: Final = 10.0
+"""So long a lane stays open with nothing to send: what comes meanwhile needs no reading of the outbox."""
 _MIN_GAP_S: Final = 0.2
 """Between two attempts to a spoke that we hear of but cannot reach."""
 SLOW_S: Final = 5.0
@@ -42,19 +46,8 @@ _REVOKED: Final = shown_error("connection_inactive", "the spoke's connection was
 _log: Final = structlog.get_logger("sender")
 
 
-@dataclass(slots=True)
-class _Lane:
-    """What is known of the way to one spoke while there is work for it."""
-
-    tenant: str
-    failures: int = 0
-    limit: int = MAX_COMMANDS
-    work: asyncio.Event = field(default_factory=asyncio.Event)
-    heard: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 class Sender:
-    """Sends what the outbox holds; `run` is the task, `wake` and `heard` hurry it."""
+    """Sends what the outbox holds; `run` is the task, `hand`, `wake` and `heard` hurry it."""
 
     def __init__(
         self,
@@ -73,18 +66,24 @@ class Sender:
         self._clock = clock
         self._metrics = metrics
         self._jitter = jitter
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._due: set[str] = set()
         self._woken = asyncio.Event()
 
     def wake(self, tenant: str) -> None:
-        """Say that something was enqueued for this tenant."""
-        lane = self._lanes.get(tenant)
-        if lane is None:
+        """Say that something is in the outbox for this tenant."""
+        if lane := self._lanes.get(tenant):
+            lane.look()
+        else:
             self._due.add(tenant)
             self._woken.set()
+
+    def hand(self, tenant: str, commands: Sequence[Handed]) -> None:
+        """Say what was just enqueued for this tenant; to be called in the order of the outbox."""
+        if lane := self._lanes.get(tenant):
+            lane.hand(commands)
         else:
-            lane.work.set()
+            self.wake(tenant)
 
     def heard(self, tenant: str) -> None:
         """Say that the spoke is there: what is held back for it goes now. Nothing is, where it has no lane."""
@@ -113,10 +112,12 @@ class Sender:
     async def _scan(self) -> None:
         try:
             expired = await self._outbox.expire(self._clock.now_ms())
-            self._due |= await self._outbox.tenants()
+            tenants = await self._outbox.tenants()
         except Unavailable as error:
             _log.warning("outbox.unavailable", reason=error.message)
             return
+        for tenant in tenants:
+            self.wake(tenant)
         for agent_id in expired:
             _log.info("command.expired", agent_id=agent_id, command_id=agent_id, outcome="expired")
 
@@ -124,13 +125,16 @@ class Sender:
         self._woken.clear()
         due, self._due = self._due, set()
         for tenant in due - self._lanes.keys():
-            self._lanes[tenant] = lane = _Lane(tenant)
+            self._lanes[tenant] = lane = Lane(tenant)
             group.create_task(self._work(lane), name=f"deliver {tenant}")
 
-    async def _work(self, lane: _Lane) -> None:
+    async def _work(self, lane: Lane) -> None:
         try:
-            while await self._step(lane):
-                pass
+            try:
+                while await self._step(lane):
+                    pass
+            finally:
+                await lane.recorded()
         except Unavailable as error:
             _log.warning("outbox.unavailable", peer=lane.tenant, reason=error.message)
         except Exception:
@@ -139,24 +143,33 @@ class Sender:
         finally:
             del self._lanes[lane.tenant]
 
-    async def _step(self, lane: _Lane) -> bool:
+    async def _step(self, lane: Lane) -> bool:
         """Send one envelope; returns whether there may be more to do."""
         lane.work.clear()
         peer = self._active(lane.tenant)
         if peer is None:
             return False
-        taken = await self._outbox.take(lane.tenant, self._clock.now_ms(), lane.limit)
         if peer.state != "active":
-            await self._abandon(peer, taken.commands)
-            return bool(taken.commands)
+            return await self._abandon(lane, peer)
+        taken = await self._next(lane)
         if taken.commands:
-            is_done = await self._deliver(lane, peer, taken.commands)
-            # What was enqueued since has set `work`: to look again would cost more than most envelopes do.
-            return not is_done or taken.left > 0 or taken.next_due_ms > 0 or lane.work.is_set()
-        if not taken.next_due_ms:
-            return lane.work.is_set()
-        await _wait(lane.work, max(0.0, (taken.next_due_ms - self._clock.now_ms()) / 1000))
-        return True
+            await self._deliver(lane, peer, taken.commands)
+            return True
+        if taken.next_due_ms:
+            await _wait(lane.work, max(0.0, (taken.next_due_ms - self._clock.now_ms()) / 1000))
+            return True
+        # What could not be recorded is still in the outbox: the next scan finds it, and the reading then says why.
+        return await _wait(lane.work, _LINGER_S)
+
+    async def _next(self, lane: Lane) -> Taken:
+        """Return what goes next: of what was handed over, or, where that may not be all, what the outbox says."""
+        if lane.is_complete:
+            return Taken(lane.following(self._clock.now_ms()), 0, 0)
+        await lane.recorded()  # what is answered and not recorded yet is still in there
+        lane.begin_reading()
+        taken = await self._outbox.take(lane.tenant, self._clock.now_ms(), lane.limit)
+        lane.has_read(taken)
+        return taken
 
     def _active(self, tenant: str) -> Peer | None:
         """Return the tenant's peer, one in state `revoked` when that connection has ended, None while it rests."""
@@ -166,27 +179,37 @@ class Sender:
             return Peer(instance=instance, kind="spoke", state="revoked", connection=int(number), keys=())
         return peer if peer.state in {"active", "revoked"} else None
 
-    async def _abandon(self, peer: Peer, commands: Sequence[Queued]) -> None:
+    async def _abandon(self, lane: Lane, peer: Peer) -> bool:
         """Refuse what waits for a connection that has ended: a new one of the same id inherits nothing (attack 33)."""
-        settlements = refuse(commands, _REVOKED)
-        await self._agents.record(peer, settlements, self._clock.now_ms())
-        self._report(peer, commands, settlements, 0.0)
+        lane.look()
+        commands = (await self._next(lane)).commands
+        await self._record(peer, commands, refuse(commands, _REVOKED), 0.0)
+        return bool(commands)
 
-    async def _deliver(self, lane: _Lane, peer: Peer, commands: Sequence[Queued]) -> bool:
-        """Send and record the answer; returns whether none of these is to be sent again."""
+    async def _deliver(self, lane: Lane, peer: Peer, commands: Sequence[Queued]) -> None:
+        """Send, and let the answer be recorded while the next envelope is under way."""
         lane.heard.clear()
         started = time.monotonic()
         try:
             reply = await self._delivery.send(peer, commands)
             settlements = settle(commands, reply, self._clock.now_ms(), self._jitter)
         except HubspokeError as error:
+            await lane.recorded()
             await self._failed(lane, peer, commands, error, started)
-            return False
-        await self._agents.record(peer, settlements, self._clock.now_ms())
+            lane.look()
+            return
         lane.failures = 0
         lane.limit = min(MAX_COMMANDS, lane.limit * 2)
-        self._report(peer, commands, settlements, time.monotonic() - started)
-        return all(settlement.outcome != "retry" for settlement in settlements)
+        await lane.record(self._record(peer, commands, settlements, time.monotonic() - started))
+        if any(settlement.outcome == "retry" for settlement in settlements):
+            lane.look()
+
+    async def _record(
+        self, peer: Peer, commands: Sequence[Queued], settlements: Sequence[Settlement], duration_s: float
+    ) -> None:
+        if commands:
+            await self._agents.record(peer, settlements, self._clock.now_ms())
+            self._report(peer, commands, settlements, duration_s)
 
     def _report(
         self, peer: Peer, commands: Sequence[Queued], settlements: Sequence[Settlement], duration_s: float
@@ -201,18 +224,19 @@ class Sender:
         for outcome, count in Counter(settlement.outcome for settlement in settlements).items():
             self._metrics.commands_settled.labels(outcome).inc(count)
         log = _log.bind(peer=peer.instance, duration_ms=duration_ms)
-        for command, settlement in zip(commands, settlements, strict=True):
-            log.info(
-                f"command.{settlement.outcome}",
-                command_id=command.command_id,
-                agent_id=command.agent_id or None,
-                command=command.kind,
-                outcome=settlement.outcome,
-                reason=settlement.error["code"] if settlement.error else None,
-            )
+        with logs.together():
+            for command, settlement in zip(commands, settlements, strict=True):
+                log.info(
+                    f"command.{settlement.outcome}",
+                    command_id=command.command_id,
+                    agent_id=command.agent_id or None,
+                    command=command.kind,
+                    outcome=settlement.outcome,
+                    reason=settlement.error["code"] if settlement.error else None,
+                )
 
     async def _failed(
-        self, lane: _Lane, peer: Peer, commands: Sequence[Queued], error: HubspokeError, started: float
+        self, lane: Lane, peer: Peer, commands: Sequence[Queued], error: HubspokeError, started: float
     ) -> None:
         self._metrics.envelopes_sent.labels(label_of(error.code)).inc()
         _log.warning(
@@ -229,16 +253,15 @@ class Sender:
         else:
             await self._back_off(lane, commands, error, started)
 
-    async def _find_guilty(self, lane: _Lane, peer: Peer, commands: Sequence[Queued], error: EnvelopeNotTaken) -> None:
+    async def _find_guilty(self, lane: Lane, peer: Peer, commands: Sequence[Queued], error: EnvelopeNotTaken) -> None:
         """Send half as many next time; a command that is refused alone will never be taken."""
         if len(commands) > 1:
             lane.limit = len(commands) // 2
             return
         settlements = refuse(commands, shown_error(error.code, error.message, retryable=False))
-        await self._agents.record(peer, settlements, self._clock.now_ms())
-        self._report(peer, commands, settlements, 0.0)
+        await self._record(peer, commands, settlements, 0.0)
 
-    async def _back_off(self, lane: _Lane, commands: Sequence[Queued], error: HubspokeError, started: float) -> None:
+    async def _back_off(self, lane: Lane, commands: Sequence[Queued], error: HubspokeError, started: float) -> None:
         lane.failures += 1
         if time.monotonic() - started >= SLOW_S:
             lane.limit = max(1, len(commands) // 2)
@@ -250,7 +273,9 @@ class Sender:
         await asyncio.sleep(max(0.0, started + _MIN_GAP_S - time.monotonic()))
 
 
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+async def _wait(event: asyncio.Event, timeout_s: float) -> bool:
+    """Return whether it was set in that time."""
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
-            await event.wait()
+            return await event.wait()
+    return False

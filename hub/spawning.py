@@ -6,7 +6,7 @@ The caller may choose the agent's id; the same id with the same content is the s
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -23,10 +23,12 @@ from common.repository import parse_repository
 from common.trace_context import current_traceparent
 from hub.agents import Agents, NoSuchAgent
 from hub.gathering import Gathering
+from hub.lane import Handed
 from hub.metrics import Metrics
 from hub.outbox import Enqueued, EnqueuedKill, NewAgent, NewKill, Outbox, QueueFull
 from hub.peering import active_spoke, spoke_of_tenant
 from hub.sender import Sender
+from hub.settlement import Queued
 
 _RETRY_AFTER_S: Final = 5
 
@@ -90,13 +92,21 @@ class Spawning:
         planned = [self._plan_or_error(wish, trust, now_ms, trace) for wish, trace in wishes]
         agents = [plan for plan in planned if isinstance(plan, NewAgent)]
         enqueued = await self._outbox.enqueue(agents, now_ms) if agents else []
-        for tenant in {agent.tenant for agent in agents}:
-            self._sender.wake(tenant)
+        self._hand_over(agents, enqueued)
         refused = [plan.code for plan in planned if isinstance(plan, HubspokeError)]
         for outcome, count in Counter([*refused, *(each.outcome for each in enqueued)]).items():
             self._metrics.commands_enqueued.labels(outcome).inc(count)
         following = iter(enqueued)
         return [_answer(plan, next(following)) if isinstance(plan, NewAgent) else plan for plan in planned]
+
+    def _hand_over(self, agents: Sequence[NewAgent], enqueued: Sequence[Enqueued]) -> None:
+        created = defaultdict[str, list[Handed]](list)
+        for new, each in zip(agents, enqueued, strict=True):
+            if each.outcome == "created":
+                queued = Queued(new.agent_id, "spawn", new.agent_id, new.command, trace=new.trace)
+                created[new.tenant].append(Handed(queued, new.deadline_ms))
+        for tenant, commands in created.items():
+            self._sender.hand(tenant, commands)
 
     def _plan_or_error(self, wish: Wish, trust: Trust, now_ms: int, trace: str) -> NewAgent | HubspokeError:
         try:

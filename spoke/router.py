@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
-from common import strict_json
+from common import logs, strict_json
 from common.audit_file import Audit, AuditUnavailable
 from common.commands import (
     DEFAULT_GRACE_S,
@@ -225,12 +225,18 @@ class Router:
     async def answer(self, admitted: Admitted) -> bytes:
         """Accept an envelope and return its REPLY; raises `EnvelopeRejected`, `RateLimited`, `Unavailable`."""
         with self._spans.processing(admitted) as told:
-            results = await self._results(admitted)
+            started = time.perf_counter()
+            planned, results = await self._results(admitted)
+            kept = self._decided(admitted, results)
+            # While the disk takes it: nothing of this leaves before it has.
+            with logs.together():
+                _record(admitted, planned, results, time.perf_counter() - started)
             self._spans.answered(told, results)
-            return self._exchange.reply(admitted.peer.instance, admitted.envelope.claims.jti, fit(results))
+            reply = self._exchange.reply(admitted.peer.instance, admitted.envelope.claims.jti, fit(results))
+            await kept()
+            return reply
 
-    async def _results(self, admitted: Admitted) -> list[dict[str, Any]]:
-        started = time.perf_counter()
+    async def _results(self, admitted: Admitted) -> tuple[list[Planned], list[dict[str, Any]]]:
         envelope, peer = admitted.envelope, admitted.peer
         self._queue.store.check_signed(envelope.claims.iat)
         rules = self._rules_of(peer)
@@ -240,10 +246,7 @@ class Router:
         answers = await self._queue.accept(sender, envelope.claims.jti, envelope.raw, [each.step for each in planned])
         pieces = sum(counts_bytes(each.command) for each in planned)
         room = _PIECES_BYTES // max(pieces, 1)
-        results = [await self._result(each, found, room) for each, found in zip(planned, answers, strict=True)]
-        await self._decided(admitted, results)
-        _record(peer, envelope.claims.jti, planned, results, time.perf_counter() - started)
-        return results
+        return planned, [await self._result(each, found, room) for each, found in zip(planned, answers, strict=True)]
 
     async def _look_up(self, peer: Peer, commands: Sequence[Command]) -> Asked:
         """Return what once asked for the agents that are to be resumed; raises `Unavailable`."""
@@ -275,12 +278,12 @@ class Router:
             return [_withheld(each) if starts_something([each.command]) else each for each in planned]
         return planned
 
-    async def _decided(self, admitted: Admitted, results: Sequence[dict[str, Any]]) -> None:
-        """Write down what was decided; what could not be withheld goes to the log instead."""
+    def _decided(self, admitted: Admitted, results: Sequence[dict[str, Any]]) -> Callable[[], Awaitable[None]]:
+        """Write down what was decided; returns what waits for the disk. What could not be withheld goes to the log."""
         commands = admitted.envelope.commands
         is_held = starts_something(commands) and self._audit.is_available
-        write = self._audit.record if is_held else self._audit.note
-        await write("command.decided", **_envelope_of(admitted), decisions=decisions(commands, results))
+        write = self._audit.begin if is_held else self._audit.begin_note
+        return write("command.decided", **_envelope_of(admitted), decisions=decisions(commands, results))
 
     async def _result(self, planned: Planned, found: Answer, room: int) -> dict[str, Any]:
         command = planned.command
@@ -317,10 +320,11 @@ def _withheld(planned: Planned) -> Planned:
     return Planned(planned.command, NoStep(), CommandRefused("draining", _UNAUDITED))
 
 
-def _record(peer: Peer, jti: str, planned: Sequence[Planned], results: Sequence[dict[str, Any]], took_s: float) -> None:
+def _record(admitted: Admitted, planned: Sequence[Planned], results: Sequence[dict[str, Any]], took_s: float) -> None:
     """Write the canonical line of the envelope, and one for each command that changes something or was refused."""
     outcomes: Counter[str] = Counter()
-    log = _log.bind(peer=peer.instance)
+    peer, jti = admitted.peer.instance, admitted.envelope.claims.jti
+    log = _log.bind(peer=peer)
     for each, result in zip(planned, results, strict=True):
         outcome = result["error"]["code"] if "error" in result else "accepted"
         outcomes[f"{each.command.command} {outcome}"] += 1
@@ -338,4 +342,4 @@ def _record(peer: Peer, jti: str, planned: Sequence[Planned], results: Sequence[
             reason=result["error"]["detail"] if "error" in result else None,
         )
     duration_ms = round(took_s * 1000, 2)
-    _log.info("envelope.accepted", peer=peer.instance, jti=jti, outcomes=dict(outcomes), duration_ms=duration_ms)
+    _log.info("envelope.accepted", peer=peer, jti=jti, outcomes=dict(outcomes), duration_ms=duration_ms)

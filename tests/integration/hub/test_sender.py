@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from common.envelope import EnvelopeType, Items, ReplyBody
 from common.errors import Unavailable
 from common.peers import Peer, Trust
 from hub.delivery import Delivery
+from hub.lane import Handed
 from hub.metrics import Metrics
 from hub.outbox import Taken
 from hub.sender import Sender
+from hub.settlement import Queued
 from hub.telling import Telling
 from tests.integration.hub.standin_spoke import agent_status, new_id
 from tests.integration.hub.test_stored import PEER, Stored, new_agent, numbered_id
@@ -55,12 +58,9 @@ async def sent_over(stored: Stored, way: Narrow) -> list[int]:
     # The shortest pauses that there are.
     sender = Sender(stored.outbox, stored.agents, delivery, Known(), SystemClock(), Metrics(), jitter=lambda: 0.999)
 
-    async def all_delivered() -> bool:
-        return not await stored.outbox.tenants()
-
     async with asyncio.TaskGroup() as group:
         task = group.create_task(sender.run())
-        await eventually(all_delivered, "all are delivered")
+        await eventually(_nothing_waits(stored), "all are delivered")
         task.cancel()
     return way.tried
 
@@ -91,6 +91,65 @@ async def test_what_fails_at_once_goes_again_as_it_was(stored: Stored) -> None:
     await eventually(lambda: len(way.tried) == 2, "two attempts")
     way.most = 10
     assert set(await sending) == {10}
+
+
+async def test_what_is_handed_over_goes_unread_and_while_an_answer_is_recorded(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way, may_record, reads = Narrow(most=10), asyncio.Event(), list[None]()
+    take, record = stored.outbox.take, stored.agents.record
+
+    async def counted(*arguments: Any) -> Taken:
+        reads.append(None)
+        return await take(*arguments)
+
+    async def held_up(*arguments: Any) -> list[bool]:
+        await may_record.wait()
+        return await record(*arguments)
+
+    monkeypatch.setattr(stored.outbox, "take", counted)
+    monkeypatch.setattr(stored.agents, "record", held_up)
+    monkeypatch.setattr("hub.sender.SCAN_S", 3600.0)  # the scan reads what it finds
+    sender = Sender(stored.outbox, stored.agents, Delivery(way, Telling()), Known(), SystemClock(), Metrics())
+
+    async def enqueue() -> None:
+        new = new_agent(agent_id := numbered_id(), command=json.dumps({"id": agent_id}).encode())
+        assert await stored.outcomes(new) == ["created"]
+        sender.hand(PEER.tenant, [Handed(Queued(agent_id, "spawn", agent_id, new.command))])
+
+    async with asyncio.TaskGroup() as group:
+        await enqueue()
+        task = group.create_task(sender.run())
+        for sent in (1, 2):
+            await eventually(lambda sent=sent: len(way.tried) == sent, f"{sent} envelopes")  # type: ignore[misc]
+            assert await stored.outbox.tenants(), "nothing is recorded yet"
+            await enqueue()
+        may_record.set()
+        await eventually(lambda: len(way.tried) == 3, "the third envelope")
+        await eventually(_nothing_waits(stored), "all are recorded")
+        task.cancel()
+    assert way.tried == [1, 1, 1]
+    assert len(reads) == 1, "the lane read the outbox when it began"
+
+
+async def test_what_was_put_there_by_somebody_else_is_read(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub.sender.SCAN_S", 0.05)
+    way = Narrow(most=10)
+    sender = Sender(stored.outbox, stored.agents, Delivery(way, Telling()), Known(), SystemClock(), Metrics())
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(sender.run())
+        for sent in (1, 2):
+            agent_id = numbered_id()
+            await stored.outcomes(new_agent(agent_id, command=json.dumps({"id": agent_id}).encode()))
+            await eventually(lambda sent=sent: len(way.tried) == sent, "the scan found it")  # type: ignore[misc]
+        task.cancel()
+
+
+def _nothing_waits(stored: Stored) -> Callable[[], Awaitable[bool]]:
+    async def nothing_waits() -> bool:
+        return not await stored.outbox.tenants()
+
+    return nothing_waits
 
 
 @pytest.fixture
