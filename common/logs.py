@@ -10,7 +10,6 @@ import json
 import logging
 import sys
 import threading
-import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, Final, TextIO
@@ -38,13 +37,6 @@ def _escape_value(key: str, value: Any) -> Any:
         # A traceback keeps its lines, indented: an exception may quote what looks like a line of ours.
         return "\n".join(f"  {escape(line)}" for line in value.split("\n"))
     return escape(value)
-
-
-def _stamp(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
-    year, month, day, hour, minute, second, *_ = time.gmtime(seconds)
-    event["timestamp"] = f"{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{microseconds:06}Z"
-    return event
 
 
 def _to_json(event: MutableMapping[str, Any], **_options: Any) -> str:
@@ -126,7 +118,7 @@ def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            _stamp,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
             # Not the console renderer's own tracebacks: they show local variables, tokens and keys among them.
             structlog.processors.format_exc_info,
             _escape_values,
