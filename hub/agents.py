@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from hub.answers import Error, Freeze
 from hub.keyspace import Keyspace
 from hub.records import FIELDS, AgentRecord, parse_record
 from hub.settlement import Settlement
+from hub.told import Told
 
 EVENTS_KEPT: Final = 50_000
 RATE_PER_S: Final = 500
@@ -116,6 +117,7 @@ class Agents:
         self._keys = keys
         self.store = store or KnownStore()
         """What is known of the store; without a guard that knows better it is one that nobody ever marked."""
+        self._told = Told()
         self._record = scripts["record"]
         self._mark = scripts["mark"]
         self._list = scripts["list"]
@@ -171,12 +173,27 @@ class Agents:
         Raises `EnvelopeRejected` `replayed` when the envelope of the mark was taken before, `RateLimited`, `StoreLost`.
         """
         known = self.store.mark
+        self._told.belongs_to(known.generation)
+        told = [self._is_told(peer.tenant, settlement) for settlement in settlements]
+        news = [settlement for settlement, is_told in zip(settlements, told, strict=True) if not is_told]
         bounds = (TAKEN_IN, TAKEN_IN_BYTES, STATUS_BYTES)
         head: list[Argument] = [now_ms, peer.tenant, peer.instance, EVENTS_KEPT, *bounds, *self._marking(replay)]
-        items = [value for settlement in settlements for value in _arguments(settlement)]
-        answer = await self._record(self._client, [self._keys.prefix], [*head, len(settlements), *items])
-        results = self._check_accepted(known, answer)
-        return [bool(result == b"ok") for result in results]
+        items = [value for settlement in news for value in _arguments(settlement)]
+        answer = await self._record(self._client, [self._keys.prefix], [*head, len(news), *items])
+        taken = [result == b"ok" for result in self._check_accepted(known, answer)]
+        for settlement, is_taken in zip(news, taken, strict=True):
+            if is_taken and settlement.agent is not None:
+                self._told.note(peer.tenant, settlement.agent)
+        following = iter(taken)
+        return [is_told or next(following) for is_told in told]
+
+    def _is_told(self, tenant: str, settlement: Settlement) -> bool:
+        agent = settlement.agent
+        return settlement.outcome == "event" and agent is not None and self._told.has(tenant, agent)
+
+    def begin_anew(self, tenant: str, agent_ids: Iterable[str]) -> None:
+        """Take what is told of these from now on for news, whatever was told before."""
+        self._told.forget(tenant, agent_ids)
 
     async def mark(self, mark: ReplayMark) -> None:
         """Note an envelope that is about no agent; raises `EnvelopeRejected` `replayed`, `RateLimited`, `StoreLost`."""

@@ -143,6 +143,7 @@ class Reconciling:
         unknown = [agent_id for agent_id, result in zip(agent_ids, reply.results, strict=True) if _is_unknown(result)]
         again = await self._outbox.resend(unknown, self._clock.now_ms())
         if again:
+            self._agents.begin_anew(peer.tenant, again)
             self._sender.wake(peer.tenant)
         _log.info(
             "reconcile.asked",

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.keyring import SigningKey
-from common.logs import configure, configure_quietly, escape
+from common.logs import configure, configure_quietly, escape, together
 from tests.envelopes import HUB_KEY
 
 ESC = "\x1b"
@@ -173,3 +173,49 @@ def test_a_command_leaves_logging_as_somebody_set_it_up() -> None:
     configure_quietly()
     structlog.get_logger("x").info("said")
     assert json.loads(stream.getvalue())["event"] == "said"
+
+
+class _Counted(io.StringIO):
+    flushes = 0
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+
+def test_lines_of_one_block_are_one_write() -> None:
+    stream = _Counted()
+    configure(stream)
+    log = structlog.get_logger("x")
+    with together():
+        log.info("first")
+        with together():
+            log.warning("second")
+        assert stream.getvalue() == ""
+    log.info("third")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["first", "second", "third"]
+    assert stream.flushes == 2
+
+
+def test_a_block_without_lines_writes_nothing_and_one_that_fails_what_it_said() -> None:
+    stream = _Counted()
+    configure(stream)
+    with together():
+        pass
+    assert stream.flushes == 0
+    with pytest.raises(KeyError), together():
+        structlog.get_logger("x").info("said before")
+        raise KeyError
+    assert json.loads(stream.getvalue())["event"] == "said before"
+
+
+def test_lines_together_before_logging_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.logs._lines", None)
+    with together():
+        pass
+
+
+def test_what_is_no_json_is_shown_as_it_shows_itself() -> None:
+    stream = io.StringIO()
+    configure(stream)
+    structlog.get_logger("x").info("told", where=complex(1, 2))
+    assert json.loads(stream.getvalue())["where"] == "(1+2j)"
