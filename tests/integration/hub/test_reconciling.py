@@ -144,6 +144,21 @@ async def test_putting_back_twice_is_once_and_takes_only_what_waited(
     assert (change.agent_id, change.status, change.reason) == (waiting, "pending", "lost")
 
 
+async def test_an_event_that_repeats_the_reply_is_not_looked_up_until_its_agent_begins_anew(
+    valkey: Redis, valkey_blocking: Redis, key_prefix: str
+) -> None:
+    stored, agent_id = Stored(valkey, valkey_blocking, key_prefix), numbered_id()
+    await stored.outcomes(new_agent(agent_id))
+    await stored.agents.record(PEER, [settled(agent_id)], NOW_MS)
+    event = Settlement(agent_id, "event", agent=AgentStatus.model_validate(agent_status(agent_id)))
+    await valkey.delete(stored.keys.agent(agent_id))  # would be taken in again by whoever looks
+    assert await stored.agents.record(PEER, [event], NOW_MS) == [True]
+    assert not await valkey.exists(stored.keys.agent(agent_id))
+    stored.agents.begin_anew(PEER.tenant, [agent_id])
+    assert await stored.agents.record(PEER, [event], NOW_MS) == [True]
+    assert (await stored.agents.find(agent_id)).status == "queued"
+
+
 @pytest.mark.slow
 @pytest.mark.fault(31)
 async def test_a_spawn_that_expired_here_and_had_arrived_is_asked_about(tmp_path: Path) -> None:
