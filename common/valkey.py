@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -27,7 +27,7 @@ from redis.exceptions import DataError, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from common.errors import LocalError, Unavailable
-from common.valkey_connection import CONNECTION_CLASSES, DirectoryConnection
+from common.valkey_connection import CONNECTION_CLASSES, DirectoryConnection, FairPool
 
 CALL_TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -56,10 +56,10 @@ def connect_blocking(where: str | Path) -> Redis:
 def _client(where: str | Path, answer_timeout_s: float | None) -> Redis:
     target = _embedded_target(where) if isinstance(where, Path) else _url_target(where)
     # More callers than connections wait for one in turn, instead of being refused.
-    pool = BlockingConnectionPool(
+    pool = FairPool(
         **target,
         max_connections=MAX_CONNECTIONS,
-        timeout=CALL_TIMEOUT_S,
+        wait_s=CALL_TIMEOUT_S,
         answer_timeout_s=answer_timeout_s,
         socket_timeout=None,  # common.valkey_connection keeps the deadline, and says why
         socket_connect_timeout=CONNECT_TIMEOUT_S,

@@ -1,4 +1,4 @@
-"""Connections to Valkey that can be cancelled, and the one to an embedded server's directory.
+"""Connections to Valkey that can be cancelled, the one to an embedded server's directory, and the pool of them.
 
 Decides how long one request or one answer may take. redis-py's own `socket_timeout` is left unset: it sends inside
 `asyncio.wait_for`, which on Python 3.11 swallows a cancellation that arrives as the send completes, so a task that
@@ -12,7 +12,8 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from hiredis import pack_command
-from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import ConnectionError as ValkeyConnectionError
 from redis.exceptions import DataError
 from redis.exceptions import TimeoutError as ValkeyTimeoutError
 
@@ -79,6 +80,44 @@ class DirectoryConnection(_UnixConnection):
         finally:
             self.path = directory
             os.close(fd)
+
+
+class FairPool(ConnectionPool):
+    """At most `max_connections`; whoever finds none waits `wait_s` seconds for one, first come first served.
+
+    In redis-py's own blocking pool whoever asks at the right moment is first: under load some wait in vain.
+    """
+
+    def __init__(self, *, wait_s: float, max_connections: int, **options: Any) -> None:
+        super().__init__(max_connections=max_connections, **options)
+        self._wait_s = wait_s
+        self._places = asyncio.Semaphore(max_connections)
+
+    async def get_connection(self, *_names: Any, **_options: Any) -> Any:
+        """Return an open connection; raises what redis-py does when there is none in time."""
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise ValkeyConnectionError("no connection became free in time") from error
+        try:
+            connection: Any = self.get_available_connection()  # type: ignore[no-untyped-call]  # redis-py has no types there
+        except BaseException:
+            self._places.release()
+            raise
+        try:
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        """Take a connection back for whoever waits longest."""
+        try:
+            await super().release(connection)
+        finally:
+            self._places.release()
 
 
 CONNECTION_CLASSES: Final = {"redis": _TcpConnection, "rediss": _TlsConnection, "unix": _UnixConnection}

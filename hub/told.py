@@ -1,4 +1,4 @@
-"""What of agents is recorded already: most events repeat what the reply to the spawn said, and need no look into Valkey.
+"""What of agents is recorded already: most events repeat what the reply to the spawn said, and need no look.
 
 Decides only that something is **not** news. What it does not know, or no more, goes to the store, which decides; so it
 may forget at any time, and does when the store is another one, or is told to begin anew with an agent.

@@ -306,3 +306,64 @@ async def test_a_server_that_is_away_is_unavailable_and_not_called_careless(tmp_
 async def test_more_callers_than_connections_wait_in_turn(valkey: Redis, key_prefix: str) -> None:
     answers = await asyncio.gather(*(valkey.incr(f"{key_prefix}n") for _ in range(10 * MAX_CONNECTIONS)))
     assert sorted(answers) == list(range(1, 10 * MAX_CONNECTIONS + 1))
+
+
+async def test_whoever_waits_for_a_connection_is_served_before_those_who_come_later(
+    valkey: Redis, key_prefix: str
+) -> None:
+    callers, calls, overtaken = 4 * MAX_CONNECTIONS, 0, list[int]()
+
+    async def busy() -> None:
+        nonlocal calls
+        while len(overtaken) < 20:
+            # Begins its next call in the moment in which the one before gave its connection back.
+            await valkey.get(f"{key_prefix}0")
+            calls += 1
+
+    async def patient() -> None:
+        for _ in range(20):
+            before = calls
+            await valkey.get(f"{key_prefix}0")
+            overtaken.append(calls - before)
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(callers):
+            group.create_task(busy())
+        await asyncio.sleep(0.05)
+        impatient = asyncio.create_task(patient())
+        await asyncio.sleep(0)
+        impatient.cancel()  # who gave up waiting holds no place
+        group.create_task(patient())
+    assert max(overtaken) <= callers + MAX_CONNECTIONS
+
+
+async def test_whoever_finds_no_connection_in_time_is_told(
+    valkey_server: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.valkey.MAX_CONNECTIONS", 1)
+    monkeypatch.setattr("common.valkey.CALL_TIMEOUT_S", 0.05)
+    async with connect(valkey_server.directory) as client, client.client() as holding:
+        await holding.get("a")
+        with pytest.raises(Unavailable, match="no connection became free in time"), translated():
+            await client.get("a")
+        await holding.aclose(close_connection_pool=False)
+        assert await client.get("a") is None
+
+
+async def test_a_connection_that_cannot_be_opened_leaves_its_place(tmp_path: Path) -> None:
+    async with connect(tmp_path) as client:
+        for _ in range(MAX_CONNECTIONS + 1):
+            with pytest.raises(Unavailable), translated():
+                await client.get("a")
+
+
+async def test_a_pool_that_cannot_make_a_connection_leaves_its_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with connect(tmp_path) as client:
+        pool = client.connection_pool
+        monkeypatch.setattr(pool, "get_available_connection", lambda: 1 / 0)
+        for _ in range(MAX_CONNECTIONS + 1):
+            with pytest.raises(ZeroDivisionError):
+                await pool.get_connection()
