@@ -202,11 +202,14 @@ def test_a_block_without_lines_writes_nothing_and_one_that_fails_what_it_said() 
     with together():
         pass
     assert stream.flushes == 0
-    failing = together()
-    failing.__enter__()
-    structlog.get_logger("x").info("said before")
+
+    def failing() -> None:
+        with together():
+            structlog.get_logger("x").info("said before")
+            raise KeyError
+
     with pytest.raises(KeyError):
-        failing.__exit__(KeyError, KeyError(), None)
+        failing()
     assert json.loads(stream.getvalue())["event"] == "said before"
 
 
