@@ -14,12 +14,12 @@ from common.connection import DEFAULT_SKEW_S
 from common.envelope import Claims
 from common.errors import EnvelopeRejected, PeerError, RateLimited
 from common.handshake import Hello
-from common.ids import rfc3339, uuid7_time_ms
+from common.ids import uuid7_time_ms
 from common.peers import Peer
 from common.scripts import ScriptSet
 from common.store_mark import KnownStore, StoreMark
 from common.valkey import translated
-from hub.answers import Error, Freeze
+from hub.contacts import CONTACT_FIELDS, Contact, read_contact
 from hub.keyspace import Keyspace
 from hub.records import FIELDS, AgentRecord, parse_record
 from hub.settlement import Settlement
@@ -42,8 +42,6 @@ PAGE_BYTES: Final = 4 * 1024 * 1024
 """What the records of one page have together at most; a larger one is a page of its own."""
 _SCAN_BUDGET: Final = 10_000
 _REPLAY_MARGIN_S: Final = 60
-_CONTACT: Final = ("contact", "failures", "next", "error", "hello", "frozen", "tried", "answered", "failing")
-_LATCH: Final = ("latch", "latch_id", "latch_state", "latch_error", "latch_killed", "latch_at", "latch_reason")
 
 Argument = str | bytes | int
 
@@ -86,27 +84,6 @@ class ReplayMark:
         closes_s = claims.exp + skew_s + _REPLAY_MARGIN_S
         life_ms = max(closes_s * 1000 - now_ms, _REPLAY_MARGIN_S * 1000)
         return cls(f"{claims.iss}:{claims.jti}", life_ms, claims.iat)
-
-
-@dataclass(frozen=True, slots=True)
-class Contact:
-    """How delivery to a spoke goes, and what it told when it last opened a link; times in ms, 0 for never.
-
-    `frozen` is what it said last; `freeze` the latest freeze or thaw, as the API shows it. `tried_ms` is of the last
-    envelope to it, `answered_ms` of its last answer, `failing_ms` since when none of ours was answered.
-    """
-
-    last_contact_ms: int
-    failures: int
-    next_attempt_ms: int
-    last_error: Error | None
-    pending: int
-    hello: dict[str, Any] | None = None
-    frozen: bool = False
-    freeze: Freeze | None = None
-    tried_ms: int = 0
-    answered_ms: int = 0
-    failing_ms: int = 0
 
 
 class Agents:
@@ -261,11 +238,11 @@ class Agents:
         with translated():
             async with self._client.pipeline(transaction=False) as pipeline:
                 for tenant in tenants:
-                    pipeline.hmget(self._keys.contact(tenant), [*_CONTACT, *_LATCH])
+                    pipeline.hmget(self._keys.contact(tenant), CONTACT_FIELDS)
                     pipeline.zcard(self._keys.outbox(tenant))
                     pipeline.zcard(self._keys.deferred(tenant))
                 answers = await pipeline.execute()
-        return [_read_contact(*answers[at : at + 3]) for at in range(0, len(answers), 3)]
+        return [read_contact(*answers[at : at + 3]) for at in range(0, len(answers), 3)]
 
     async def outbox_heads(self, tenants: Sequence[str]) -> list[int]:
         """Return for each spoke since when (ms) the command waits that goes next to it; 0 when none waits."""
@@ -289,39 +266,6 @@ class Agents:
         told = strict_json.encode({"capacity": capacity, "labels": dict(hello.labels), "at": now_ms})
         with translated():
             await self._client.hset(self._keys.contact(hello.peer.tenant), mapping={"contact": now_ms, "hello": told})
-
-
-def _read_contact(known: Sequence[bytes | None], ready: int, deferred: int) -> Contact:
-    contact, failures, following, error, hello, frozen, tried, answered, failing = known[: len(_CONTACT)]
-    return Contact(
-        last_contact_ms=int(contact or 0),
-        failures=int(failures or 0),
-        next_attempt_ms=int(following or 0),
-        last_error=strict_json.parse(error) if error else None,
-        pending=ready + deferred,
-        hello=strict_json.parse(hello) if hello else None,
-        frozen=frozen == b"1",
-        freeze=_read_latch(known[len(_CONTACT) :]),
-        tried_ms=int(tried or 0),
-        answered_ms=int(answered or 0),
-        failing_ms=int(failing or 0),
-    )
-
-
-def _read_latch(values: Sequence[bytes | None]) -> Freeze | None:
-    texts: list[Any] = [(value or b"").decode() for value in values]
-    kind, command_id, state, error, killed, at, reason = texts
-    if not command_id:
-        return None
-    return {
-        "asked": kind,
-        "commandId": command_id,
-        "state": state,
-        "lastError": strict_json.parse(error.encode()) if error else None,
-        "killed": int(killed) if killed else None,
-        "reason": reason or None,
-        "at": rfc3339(int(at)),
-    }
 
 
 def _arguments(settlement: Settlement) -> list[Argument]:

@@ -17,7 +17,8 @@ from common.ids import UUID7_RANDOM_BYTES, uuid7, uuid7_time_ms
 from common.inbox import TrustSource
 from common.links import Links
 from common.peers import Peer
-from hub.agents import Agents, Contact, NoSuchAgent
+from hub.agents import Agents, NoSuchAgent
+from hub.contacts import Contact
 from hub.peering import active_spoke
 from hub.placement import USUAL_SIZE, Candidate, has_labels, place
 from hub.spawning import Wish

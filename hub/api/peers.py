@@ -15,11 +15,12 @@ from common.links import Links
 from common.peers import ConnectionState, Peer
 from common.trust_store import TrustStore
 from common.wire import InstanceId
-from hub.agents import Agents, Contact
+from hub.agents import Agents
 from hub.answers import Invite as InviteAnswer
 from hub.answers import Peer as PeerAnswer
 from hub.api.models import ApproveRequest, InviteRequest, InviteView, PeerList, PeerView
 from hub.api.route import Route
+from hub.contacts import Contact
 from hub.inviting import Inviting
 from hub.peering import NoSuchSpoke
 
