@@ -17,7 +17,7 @@ import structlog
 
 from common.agent_state import TERMINAL, AgentType
 from common.clock import Clock
-from common.commands import Spawn
+from common.commands import DEFAULT_GRACE_S, Spawn
 from common.errors import CommandRefused, HubspokeError, Unavailable
 from common.repository import parse_repository
 from spoke.agent_record import TamperedRecord
@@ -36,6 +36,7 @@ from spoke.supervision.keeper import KEEPER_TERMINATED
 from spoke.supervision.run_dir import Ending, RunState
 from spoke.supervision.supervisor import LaunchFailed, Supervisor
 from spoke.workspace import Changes, Workspace, WorkspaceFailed, Workspaces
+from spoke.workspace_watch import WorkspaceWatch
 
 _log: Final = structlog.get_logger("agent")
 _T = TypeVar("_T")
@@ -118,6 +119,7 @@ class Attendant:
         resume, again = self._commands.prove_resume(record, asked.resume) or (None, None)
         held.spans = self._spans.begin(record, claims, again)
         workspace = await self._unless_killed(held, self._prepare(held, spawn, anew=resume is None))
+        await self._unless_killed(held, self._watch(held, launcher).check())
         resumption = None
         if resume is not None:
             earlier = await asyncio.to_thread(self._runs.earlier, held.ref, record.attempt)
@@ -168,7 +170,7 @@ class Attendant:
         """Wait for a run that has begun, passing kills on, and finish it; raises `LeaseLost`."""
         if self._supervisor.state(run.directory) is RunState.RUNNING:
             await self._note_started(held)
-        ending = await self._wait(held, run)
+        ending = await self._wait(held, run, self._watch(held, launcher))
         if ending.cause == "lost" or ending.kill_cause == KEEPER_TERMINATED:
             await self._retry(held, "lost", ending.detail or "the agent ended with its machine", may_help=True)
             return
@@ -183,13 +185,20 @@ class Attendant:
         if not await self._persist(lambda: self._queue.started(held.claim, now_ms)):
             raise LeaseLost
 
-    async def _wait(self, held: Held, run: Run) -> Ending:
+    def _watch(self, held: Held, launcher: Launcher) -> WorkspaceWatch:
+        record = held.claim.record
+        limits = launcher.config(cast("AgentType", record.fields["type"])).limits
+        return WorkspaceWatch(self._workspaces.places.agent(held.ref.tenant, held.ref.agent_id), limits.workspace_mib)
+
+    async def _wait(self, held: Held, run: Run, watch: WorkspaceWatch) -> Ending:
         async with asyncio.TaskGroup() as group:
             waiting = group.create_task(outcome_of(self._supervisor.wait(run.directory)))
             passing = group.create_task(outcome_of(self._pass_kills(held, run)))
+            watching = group.create_task(self._end_too_large(run, watch))
             await asyncio.wait((waiting, passing), return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
             passing.cancel()
+            watching.cancel()
         if not passing.cancelled():
             value_of(passing)
         return value_of(waiting)
@@ -199,6 +208,11 @@ class Attendant:
             kill = await held.next_kill()
             _log.info("agent.kill_passed", reason=kill.cause, grace_s=kill.grace_s)
             await self._supervisor.kill(run.directory, kill.grace_s, kill.cause)
+
+    async def _end_too_large(self, run: Run, watch: WorkspaceWatch) -> None:
+        excess = await watch.until_too_large()
+        _log.warning("agent.workspace_too_large", detail=excess)
+        await self._supervisor.kill(run.directory, DEFAULT_GRACE_S, excess)
 
     async def _conclude(self, held: Held, run: Run, launcher: Launcher, ending: Ending) -> None:
         workspace = await asyncio.to_thread(self._workspaces.open, held.ref.tenant, held.ref.agent_id)

@@ -21,7 +21,8 @@ class AgentLimits(BaseModel):
     """Limits with their units: MiB, seconds, numbers.
 
     `address_space_mib` is RLIMIT_AS, which many runtimes cannot live with: they reserve far more than they use.
-    `silence_s` is the longest time without output, `log_mib` beats the one of `[limits]`.
+    `workspace_mib` is all of an agent's workspace, history included. `silence_s` is the longest time without output,
+    `log_mib` beats the one of `[limits]`.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -32,6 +33,7 @@ class AgentLimits(BaseModel):
     cpu_s: _Count | None = None
     open_files: _Count | None = None
     file_mib: _Count | None = None
+    workspace_mib: _Count | None = None
     silence_s: _Count | None = None
     log_mib: _Count | None = None
 

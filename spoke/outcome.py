@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.agent_output import Conclusion, Usage
+from spoke import workspace_watch
 from spoke.profiles import Profile
 from spoke.supervision.run_dir import Ending, encode_receipt
 from spoke.workspace import Changes
@@ -31,7 +32,8 @@ def judge(ending: Ending, profile: Profile, said: Conclusion | None = None, *, r
     """
     match ending.cause:
         case "killed":
-            return Verdict("killed", ending.kill_cause)
+            too_large = Verdict("failed", "workspace_failed")
+            return too_large if _is_too_large(ending) else Verdict("killed", ending.kill_cause)
         case "timeout" | "silence":
             return Verdict("failed", "timeout")
         case "oom":
@@ -46,6 +48,10 @@ def judge(ending: Ending, profile: Profile, said: Conclusion | None = None, *, r
             return _judge_exit(ending.exit_code, profile, said, readable=readable)
         case _:
             return Verdict("failed", "lost")
+
+
+def _is_too_large(ending: Ending) -> bool:
+    return (ending.kill_cause or "").startswith(f"{workspace_watch.CAUSE}:")
 
 
 def _judge_exit(exit_code: int | None, profile: Profile, said: Conclusion | None, *, readable: bool) -> Verdict:
@@ -86,7 +92,7 @@ def final_fields(ending: Ending, reason: str | None, result: Mapping[str, Any]) 
         "reason": reason,
         "exit_code": ending.exit_code,
         "signal": ending.signal,
-        "detail": ending.detail,
+        "detail": ending.kill_cause if _is_too_large(ending) else ending.detail,
         "receipt": None if ending.receipt is None else json.dumps(encode_receipt(ending.receipt)),
         "result": json.dumps(result),
     }

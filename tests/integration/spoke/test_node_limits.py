@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import sys
 import time
@@ -11,13 +12,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.spoke.repositories import make_repository
 from tests.integration.spoke.supervision.test_limits import BOMB, HUNGRY
 from tests.peer import HubPeer
-from tests.spoke_node import SpokeNode, tables
+from tests.spoke_node import SpokeNode, eventually, tables
 
 SPAM = "import signal, sys; signal.alarm(20); sys.stdout.write('x' * (3 << 20))"
 QUIET = "import time; time.sleep(20)"
 BURN = "import signal; signal.alarm(20)\nwhile True: pass"
+HOARD = """import signal
+signal.alarm(40)
+with open("hoard", "wb") as file:
+    for _ in range(16):
+        file.write(bytes(1 << 20))
+signal.pause()"""
 
 
 def settings(script: str, **limits: int) -> str:
@@ -31,6 +39,7 @@ def settings(script: str, **limits: int) -> str:
         pytest.param(HUNGRY, {"memory_mib": 100}, "failed", "oom", id="memory"),
         pytest.param(BURN, {"cpu_s": 1}, "failed", "timeout", id="processor time"),
         pytest.param(QUIET, {"silence_s": 1}, "failed", "timeout", id="silence"),
+        pytest.param(HOARD, {"workspace_mib": 8}, "failed", "workspace_failed", id="workspace"),
         pytest.param(SPAM, {"log_mib": 2}, "completed", None, id="log"),
     ],
 )
@@ -50,6 +59,33 @@ async def test_what_a_limit_makes_of_an_agent(
         agent = await node.until_ended(spawn["id"])
         assert (agent["status"], agent["reason"]) == (status, reason)
         assert agent["result"]["logBytes"] == (2 << 20 if "log_mib" in limits else 0)
+
+
+async def test_an_agent_is_told_how_large_its_workspace_became(
+    tmp_path: Path, origin: Path, new_hub: Callable[[SpokeNode], HubPeer]
+) -> None:
+    async with SpokeNode(tmp_path, toml=settings(HOARD, workspace_mib=8)) as node:
+        hub = new_hub(node)
+        await hub.ask(node, spawn := hub.spawn(origin))
+        agent = await node.until_ended(spawn["id"])
+        assert agent["receipt"]["survivors"] == 0
+        assert agent["result"]["preservedRef"], "what it hoarded is kept"
+        shown = json.loads((await node.spoke("agent", "show", spawn["id"], "--json")).stdout)
+        assert shown["detail"].startswith("workspace_mib: the workspace takes 1")
+        assert shown["detail"].endswith(" MiB of 8")
+
+
+async def test_a_checkout_that_is_too_large_is_not_begun(
+    tmp_path: Path, new_hub: Callable[[SpokeNode], HubPeer]
+) -> None:
+    origin = make_repository(tmp_path / "large", {"large": "x" * (3 << 20)})
+    async with SpokeNode(tmp_path, toml=settings(QUIET, workspace_mib=2)) as node:
+        hub = new_hub(node)
+        await hub.ask(node, spawn := hub.spawn(origin))
+        agent = await node.until_ended(spawn["id"])
+        assert (agent["status"], agent["reason"], agent["startedAt"]) == ("failed", "workspace_failed", None)
+        assert not node.log_lines("agent.started")
+        await eventually(lambda: not list(node.directory.glob("workspaces/agents/*/*")), "nothing is left of it")
 
 
 @pytest.mark.fault(25)
