@@ -226,10 +226,11 @@ class Webhook(TypedDict):
     nextAttemptAt: str | None
     disabledAt: str | None
     lastError: Error | None
+    formerSecretUntil: str | None
 
 
 class AddedWebhook(Webhook):
-    """A new webhook; `secret` is shown only here."""
+    """A webhook with a new secret; `secret` is shown only here."""
 
     secret: str
 

@@ -209,6 +209,12 @@ class ApiClient(Asking):
         """Try one again at once, also when it was given up."""
         return await self.ask(Webhook, "POST", f"{_WEBHOOKS}/{webhook_id}/resume")
 
+    async def rotate_webhook(self, webhook_id: str, overlap_s: int = 86_400) -> AddedWebhook:
+        """Give one a new secret, shown only here; former ones sign beside it for `overlap_s` seconds, none longer."""
+        return await self.ask(
+            AddedWebhook, "POST", f"{_WEBHOOKS}/{webhook_id}/rotate", body={"overlapS": overlap_s}, again=False
+        )
+
     async def remove_webhook(self, webhook_id: str) -> RemovedWebhook:
         """Tell one nothing more."""
         return await self.ask(RemovedWebhook, "DELETE", f"{_WEBHOOKS}/{webhook_id}", again=False)

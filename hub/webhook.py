@@ -69,14 +69,18 @@ def show_secret(secret: bytes) -> str:
     return _SECRET_FORM.format(base64.b64encode(secret).decode())
 
 
-def sign(secret: bytes, message: Message, now_s: int) -> dict[str, str]:
-    """Return the headers that a message gets for an attempt at this time."""
+def sign(secrets: Sequence[bytes], message: Message, now_s: int) -> dict[str, str]:
+    """Return the headers that a message gets for an attempt at this time: one signature by each secret, in their order.
+
+    A receiver takes the message when any of them is by the secret that it knows (Standard Webhooks, "Zero downtime
+    secret rotation").
+    """
     signed = b"%s.%d.%s" % (message.message_id.encode(), now_s, message.body)
-    signature = base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()
+    digests = (hmac.digest(secret, signed, hashlib.sha256) for secret in secrets)
     return {
         "Webhook-Id": message.message_id,
         "Webhook-Timestamp": str(now_s),
-        "Webhook-Signature": f"v1,{signature}",
+        "Webhook-Signature": " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests),
     }
 
 

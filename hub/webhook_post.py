@@ -50,7 +50,8 @@ class WebhookPost:
         """
         started = time.monotonic()
         url = check_peer_url(webhook.url)
-        headers = sign(self.store.secret_of(webhook.webhook_id), message, self.clock.now_ms() // 1000)
+        now_s = self.clock.now_ms() // 1000
+        headers = sign(self.store.secrets_of(webhook.webhook_id, now_s), message, now_s)
         try:
             async with self.session.post(
                 url,

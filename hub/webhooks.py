@@ -1,4 +1,4 @@
-"""The webhooks of a running hub: adds, shows, tries and removes them, and keeps one courier for each at work."""
+"""The webhooks of a running hub: adds, shows, tries, rotates, removes them, and keeps one courier for each at work."""
 
 from __future__ import annotations
 
@@ -81,6 +81,14 @@ class Webhooks:
         webhook = self._store.remove(webhook_id)
         self._changed.set()
         return webhook
+
+    def rotate(self, webhook_id: str, overlap_s: int) -> bytes:
+        """Return its new secret, in force from the next message on; raises what `WebhookStore.rotate` does."""
+        return self._store.rotate(webhook_id, self._ways.clock.now_ms() // 1000, overlap_s)
+
+    def former_until(self, webhook_id: str) -> int | None:
+        """Return until when former secrets sign, too (epoch seconds), None where none does; raises `Unavailable`."""
+        return self._store.former_until(webhook_id, self._ways.clock.now_ms() // 1000)
 
     async def show(self, webhook_id: str) -> tuple[Webhook, Progress]:
         """Return a webhook and how it goes; raises `NoSuchWebhook`, `Unavailable`."""

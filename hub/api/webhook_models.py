@@ -21,8 +21,16 @@ class WebhookRequest(StrictModel):
     spokes: Annotated[list[InstanceId], Field(default_factory=list, max_length=1000)]
 
 
+class RotateRequest(StrictModel):
+    """For how many seconds former secrets sign beside the new one, none of them longer; 0 ends them at once."""
+
+    overlap_s: Annotated[int, Field(ge=0, le=30 * 24 * 3600)] = 24 * 3600
+
+
 class WebhookView(TolerantModel):
     """A webhook and how it goes; times are RFC 3339.
+
+    After a rotation messages carry a signature by the former secret, too, until `formerSecretUntil`.
 
     `failing` since `failingSince`, it is tried again at `nextAttemptAt`; `disabled`, it was given up at `disabledAt`
     and is not, until it is resumed.
@@ -42,10 +50,11 @@ class WebhookView(TolerantModel):
     next_attempt_at: str | None
     disabled_at: str | None
     last_error: ErrorView | None
+    former_secret_until: str | None
 
 
 class AddedWebhookView(WebhookView):
-    """The new webhook; its `secret`, to be handed to the receiver, is shown only here."""
+    """The webhook with a new secret; the `secret`, to be handed to the receiver, is shown only here."""
 
     secret: str
 

@@ -14,6 +14,7 @@ from hub.api.route import Route
 from hub.api.webhook_models import (
     AddedWebhookView,
     RemovedWebhookView,
+    RotateRequest,
     WebhookList,
     WebhookRequest,
     WebhookTestView,
@@ -58,21 +59,33 @@ class WebhooksApi:
                 "Try a webhook again at once, also when it was given up",
                 response=WebhookView,
             ),
+            Route(
+                "POST",
+                f"{_ONE}/rotate",
+                self.rotate,
+                "Give a webhook a new secret, shown only here; the former one signs beside it for a time",
+                request=RotateRequest,
+                response=AddedWebhookView,
+                body_optional=True,
+            ),
         ]
 
     async def add(self, request: web.Request) -> web.Response:
         """Add a webhook."""
         wanted = await read_json(request, WebhookRequest)
         webhook, secret = await self._webhooks.add(wanted.url, wanted.events, wanted.spokes)
-        return json_response({**_view(webhook, Progress()), "secret": show_secret(secret)}, _CREATED)
+        return json_response({**self._view(webhook, Progress()), "secret": show_secret(secret)}, _CREATED)
 
     async def list(self, _request: web.Request) -> web.Response:
         """List webhooks."""
-        return json_response({"webhooks": [_view(*found) for found in await self._webhooks.list()]})
+        return json_response({"webhooks": [self._view(*found) for found in await self._webhooks.list()]})
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one webhook."""
-        return json_response(_view(*await self._webhooks.show(request.match_info["id"])))
+        return json_response(await self._look(request))
+
+    async def _look(self, request: web.Request) -> dict[str, Any]:
+        return self._view(*await self._webhooks.show(request.match_info["id"]))
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a webhook."""
@@ -93,6 +106,16 @@ class WebhooksApi:
         """Try again at once."""
         self._webhooks.resume(request.match_info["id"])
         return await self.show(request)
+
+    async def rotate(self, request: web.Request) -> web.Response:
+        """Make a new secret."""
+        wanted = await read_json(request, RotateRequest) if request.can_read_body else RotateRequest()
+        secret = self._webhooks.rotate(request.match_info["id"], wanted.overlap_s)
+        return json_response({**await self._look(request), "secret": show_secret(secret)})
+
+    def _view(self, webhook: Webhook, progress: Progress) -> dict[str, Any]:
+        former_until_s = self._webhooks.former_until(webhook.webhook_id)
+        return {**_view(webhook, progress), "formerSecretUntil": _time((former_until_s or 0) * 1000)}
 
 
 def _view(webhook: Webhook, progress: Progress) -> dict[str, Any]:

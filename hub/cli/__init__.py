@@ -18,7 +18,7 @@ COMMANDS: Final = {
     "token": ("hub.cli.tokens:token", "Tokens of a scope, for people and programs."),
     "webhook": (
         "hub.cli.webhooks:webhook",
-        "Programs that are told what happens: add, list, show, test, resume, remove.",
+        "Programs that are told what happens: add, list, show, test, rotate, resume, remove.",
     ),
     "audit": ("hub.cli.audit:audit", "What was decided here, and whether somebody changed that."),
     "backup": ("hub.cli.backup:backup", "The whole hub as one file, while it runs."),

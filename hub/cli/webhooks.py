@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
-from common.command_line import complain, print_facts, print_json, print_table
+from common.command_line import complain, parse_duration, print_facts, print_json, print_table
 from hub.cli.frame import node_options
 from hub.cli.output import invocation, show_text, show_time
 
@@ -109,6 +109,30 @@ def resume(webhook_id: str) -> None:
     _print(_ask(lambda hub: hub.resume_webhook(webhook_id)))
 
 
+def _parse_overlap(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
+    if text == "0":
+        return 0
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; or 0") from error
+
+
+@webhook.command()
+@_id_argument
+@click.option("--overlap", default="24h", show_default=True, callback=_parse_overlap,
+              help="How long former secrets sign, too: 90s, 24h, 7d; 0 ends them at once.")  # fmt: skip
+@node_options
+def rotate(webhook_id: str, overlap: int) -> None:
+    """Give it a new secret, printed only now; meanwhile messages are signed by the former one, too."""
+    view = _ask(lambda hub: hub.rotate_webhook(webhook_id, overlap))
+    if invocation().as_json:
+        print_json(view)
+        return
+    print_facts({"webhook": view["id"], "secret": view["secret"], "former until": show_time(view["formerSecretUntil"])})
+    click.echo(f"\nGive the secret to the receiver, then: hub webhook test {view['id']}")
+
+
 @webhook.command()
 @_id_argument
 @node_options
@@ -138,6 +162,7 @@ def _print(view: Webhook) -> None:
             "url": show_text(view["url"]),
             "wants": _filter(view),
             "since": show_time(view["createdAt"]),
+            "former secret": show_time(view["formerSecretUntil"]),
             "last delivery": show_time(view["lastDeliveryAt"]),
             "last attempt": show_time(view["lastAttemptAt"]),
             "failing": f"{view['failures']} in a row, since {show_time(view['failingSince'])}"

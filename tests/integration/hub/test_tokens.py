@@ -47,6 +47,7 @@ NEEDS: dict[tuple[str, str], Scope] = {
     ("DELETE", "/api/v1/webhooks/{id}"): "admin",
     ("POST", "/api/v1/webhooks/{id}/test"): "admin",
     ("POST", "/api/v1/webhooks/{id}/resume"): "admin",
+    ("POST", "/api/v1/webhooks/{id}/rotate"): "admin",
 }
 """What each route of the hub takes. A route that is missing here fails the first test: decide, then add it."""
 

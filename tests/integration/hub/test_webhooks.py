@@ -15,7 +15,7 @@ import pytest
 from common.errors import LocalError, Unavailable
 from hub.api.webhook_models import AddedWebhookView, WebhookList, WebhookTestView, WebhookView
 from hub.webhook import Webhook
-from hub.webhook_store import MAX_WEBHOOKS, NoSuchWebhook, WebhookRefused, WebhookSecretLost, WebhookStore
+from hub.webhook_store import MAX_SECRETS, MAX_WEBHOOKS, NoSuchWebhook, WebhookRefused, WebhookSecretLost, WebhookStore
 from tests.integration.hub.hub_node import HubNode
 from tests.integration.hub.receiver import Receiver
 from tests.integration.hub.standin_spoke import StandinSpoke, new_id
@@ -156,7 +156,7 @@ async def test_who_may_not_be_told(node: HubNode, request_body: dict[str, Any], 
     assert after == before
 
 
-@pytest.mark.parametrize("path", ["", "/test", "/resume"])
+@pytest.mark.parametrize("path", ["", "/test", "/resume", "/rotate"])
 async def test_one_that_there_is_not(node: HubNode, path: str) -> None:
     method = "POST" if path else "DELETE"
     status, problem = await node.call(method, f"{ALL}/{new_id()}{path}")
@@ -200,6 +200,37 @@ async def test_the_command_line(node: HubNode, spoke: StandinSpoke, receiver: Re
     assert removed == {"id": again["id"], "removed": True}
 
 
+async def test_a_rotation_misses_nothing_whichever_secret_the_receiver_knows(node: HubNode, receiver: Receiver) -> None:
+    view = await added(node, receiver, spokes=["nobody"])
+    former = receiver.secrets[0]
+
+    async def taken() -> bool:
+        _, answer = await node.call("POST", f"{ALL}/{view['id']}/test")
+        delivered: bool = answer["delivered"]
+        return delivered
+
+    rotated = await node.hub("webhook", "rotate", view["id"], "--overlap", "1h")
+    assert rotated.returncode == 0, rotated.stderr
+    latest = dict(re.findall(r"^(webhook|secret) +(\S+)", rotated.stdout, re.MULTILINE))["secret"]
+    assert latest != former
+    for known in (former, latest):
+        receiver.secrets[:] = [known]
+        assert await taken()
+    _, shown = await node.call("GET", f"{ALL}/{view['id']}")
+    assert shown["formerSecretUntil"] is not None
+    assert "secret" not in shown
+    status, again = await node.call("POST", f"{ALL}/{view['id']}/rotate", {"overlapS": 0})
+    AddedWebhookView.model_validate(again)
+    assert (status, again["formerSecretUntil"]) == (200, None)
+    for known, expected in ((former, False), (latest, False), (again["secret"], True)):
+        receiver.secrets[:] = [known]
+        assert await taken() is expected
+    assert (await node.hub("webhook", "rotate", view["id"], "--overlap", "soon")).returncode == 2
+    as_json = await node.hub("webhook", "rotate", view["id"], "--overlap", "0", "--json")
+    assert json.loads(as_json.stdout)["secret"].startswith("whsec_")
+    await node.call("DELETE", f"{ALL}/{view['id']}")
+
+
 # --- the store
 
 
@@ -234,6 +265,60 @@ def test_secrets_are_in_no_file_and_stay_what_they_were(
     assert again.secret_of(one.webhook_id) == secret
     again.close()
     assert audited == ["webhook.added", "webhook.added"]
+
+
+def test_former_secrets_end_and_none_lasts_longer_than_the_latest_overlap(
+    store: WebhookStore, tmp_path: Path, audited: list[str]
+) -> None:
+    hook = make(1)
+    first = store.add(hook)
+    second = store.rotate(hook.webhook_id, 1000, 100)
+    assert store.secrets_of(hook.webhook_id, 1099) == [second, first]
+    assert store.former_until(hook.webhook_id, 1099) == 1100
+    assert (store.secrets_of(hook.webhook_id, 1100), store.former_until(hook.webhook_id, 1100)) == ([second], None)
+    third = store.rotate(hook.webhook_id, 1050, 500)
+    assert store.secrets_of(hook.webhook_id, 1099) == [third, second, first]
+    assert store.secrets_of(hook.webhook_id, 1100) == [third, second]
+    fourth = store.rotate(hook.webhook_id, 1060, 0)
+    assert store.secrets_of(hook.webhook_id, 1060) == [fourth]
+    fifth = store.rotate(hook.webhook_id, 1_000_000, 1)
+    assert len({first, second, third, fourth, fifth}) == 5
+    store.close()
+    again = WebhookStore(tmp_path / "trust.db", tmp_path / "webhook.key", lambda _event, _fields: None)
+    assert again.secrets_of(hook.webhook_id, 1_000_000) == [fifth, fourth]
+    again.close()
+    assert audited == ["webhook.added"] + ["webhook.rotated"] * 4
+
+
+def test_secrets_that_sign_at_once_are_bounded_and_go_with_their_webhook(store: WebhookStore, tmp_path: Path) -> None:
+    hook = make(1)
+    store.add(hook)
+    for _ in range(MAX_SECRETS - 1):
+        store.rotate(hook.webhook_id, 1000, 100)
+    with pytest.raises(WebhookRefused, match="overlap 0"):
+        store.rotate(hook.webhook_id, 1000, 100)
+    assert len(store.secrets_of(hook.webhook_id, 1000)) == MAX_SECRETS
+    store.rotate(hook.webhook_id, 1000, 0)
+    store.remove(hook.webhook_id)
+    with closing(sqlite3.connect(tmp_path / "trust.db")) as database:
+        assert database.execute("SELECT count(*) FROM webhook_secrets").fetchone() == (0,)
+    with pytest.raises(NoSuchWebhook):
+        store.rotate(hook.webhook_id, 1000, 100)
+    store.close()
+
+
+def test_what_was_not_audited_is_not_rotated(tmp_path: Path) -> None:
+    def refuse(event: str, _fields: Any) -> None:
+        if event == "webhook.rotated":
+            raise Unavailable("the audit cannot be written")
+
+    store = WebhookStore(tmp_path / "trust.db", tmp_path / "webhook.key", refuse)
+    hook = make(1)
+    secret = store.add(hook)
+    with pytest.raises(Unavailable):
+        store.rotate(hook.webhook_id, 1000, 100)
+    assert store.secrets_of(hook.webhook_id, 1000) == [secret]
+    store.close()
 
 
 def test_with_another_key_file_nothing_is_signed(store: WebhookStore, tmp_path: Path) -> None:

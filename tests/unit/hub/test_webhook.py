@@ -19,7 +19,7 @@ def webhook(events: tuple[str, ...] = (), spokes: tuple[str, ...] = ()) -> Webho
 
 def test_a_signature_is_the_one_of_the_standards_own_example() -> None:
     secret = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-    headers = sign(secret, Message("msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}'), 1614265330)
+    headers = sign([secret], Message("msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}'), 1614265330)
     assert headers == {
         "Webhook-Id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
         "Webhook-Timestamp": "1614265330",
@@ -30,13 +30,19 @@ def test_a_signature_is_the_one_of_the_standards_own_example() -> None:
 
 def test_any_change_of_what_is_signed_changes_the_signature() -> None:
     signatures = {
-        sign(secret, Message(message_id, body), at)["Webhook-Signature"]
+        sign([secret], Message(message_id, body), at)["Webhook-Signature"]
         for secret, message_id, body, at in [
             (b"s", "1-0", b"{}", 5), (b"t", "1-0", b"{}", 5), (b"s", "1-1", b"{}", 5), (b"s", "1-0", b"{ }", 5),
             (b"s", "1-0", b"{}", 6),
         ]
     }  # fmt: skip
     assert len(signatures) == 5
+
+
+def test_by_two_secrets_there_are_two_signatures_in_their_order() -> None:
+    message = Message("1-0", b"{}")
+    one, two = (sign([secret], message, 5)["Webhook-Signature"] for secret in (b"s", b"t"))
+    assert sign([b"s", b"t"], message, 5)["Webhook-Signature"] == f"{one} {two}"
 
 
 WANTS = {
