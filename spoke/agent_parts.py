@@ -64,24 +64,16 @@ class AgentParts:
         return adopt
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerRole:
-    """Which of a spoke's workers one is: its name, empty for the node's own; `lost` counts leases it took over."""
-
-    name: str
-    lost: Callable[[str], None]
-
-
 def agent_parts(
     spoke: Spoke,
     queue: Queue,
     keyring: Callable[[], Keyring],
     trust: Callable[[], Trust],
     sup: Supervisor,
-    role: WorkerRole,
+    name: str,
     tracing: Tracing,
 ) -> AgentParts:
-    """Build them for the node's own worker or another; raises LocalError `config`."""
+    """Build them for the worker `name`, empty for the node's own; raises LocalError `config`."""
     directory, clock = spoke.directory, SystemClock()
     commands = StoredCommands(spoke.me.instance, keyring, trust, spoke.policy_of)
     limits = _limits(spoke, trust)
@@ -92,8 +84,8 @@ def agent_parts(
     patches = Patches(runs, workspaces)
     spans = AgentSpans(tracing, spoke.me.instance)
     attendant = Attendant(queue, commands, workspaces, sup, runs, launcher, clock, spans=spans)
-    node, life = _place(directory.path, role.name), clock.new_id()
-    worker = Worker(queue, attendant, limits, node=node, life=life, occupancy=occupancy, lost=role.lost)
+    node, life = _place(directory.path, name), clock.new_id()
+    worker = Worker(queue, attendant, limits, node=node, life=life, occupancy=occupancy)
     keep = _keep(spoke.settings.limits)
     janitor = Janitor(queue, runs, workspaces, sup, occupancy, clock, keep)
     answers, remake = Answers(runs, patches), partial(_launcher, spoke, groups=groups)

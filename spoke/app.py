@@ -47,7 +47,7 @@ from common.signals import Signals
 from common.store_guard import MarkFile, StoreGuard, Watched
 from common.store_metrics import StoreMetrics
 from common.trust_store import TrustStore
-from spoke.agent_parts import WorkerRole, agent_parts
+from spoke.agent_parts import agent_parts
 from spoke.agent_view import AgentView
 from spoke.current_launcher import CurrentLauncher
 from spoke.dialer import Dialer, Greeter
@@ -105,8 +105,7 @@ class _Parts:
         links, post = Links(), None if settings.node.link == "always" else PostTransport(session)
         exchange = Exchange(me, keys, inbox, Carrier(links, post), clock)
         telling, metrics = stores.telling, stores.telling.metrics
-        role = WorkerRole("", lambda cause: metrics.leases_lost.labels(cause).inc())
-        agents = agent_parts(spoke, self.queue, keys.keyring, trust.current, sup, role, telling.tracing)
+        agents = agent_parts(spoke, self.queue, keys.keyring, trust.current, sup, "", telling.tracing)
         self.worker, self.janitor, self._agents, self.audit = agents.worker, agents.janitor, agents, audit
         watched = Watched(client, self.queue.prefix, MarkFile(directory.path))
         self.store_guard = StoreGuard(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from common.metric_table import BATCHES, MetricTable
@@ -43,10 +44,19 @@ class Metrics:
         self.link_up = table.gauge("link_up", "1 while there is a link with an active hub", "hub")
         self.leases_lost = table.counter(
             "leases_lost",
-            "Agents taken over from a worker that did not keep them: `restart` of the node, or it `stood_still`",
+            "Agents that the node or a worker took over from one that did not keep them, since the store began: "
+            "after a `restart` of it, or it `stood_still`",
             "cause",
         )
+        self._takeovers: dict[str, int] = {}
         self.spans = table.counter("spans", "Spans for the collector: `sent`, or `lost` when it was away", "outcome")
+
+    def saw_takeovers(self, counted: Mapping[str, int]) -> None:
+        """Take in the counts of all workers; where the store was lost they begin anew, and the metric goes on."""
+        for cause, count in counted.items():
+            before = self._takeovers.get(cause, 0)
+            self.leases_lost.labels(cause).inc(count - before if count >= before else count)
+        self._takeovers = dict(counted)
 
     def count_spans(self, outcome: str, count: int) -> None:
         """Count spans that were handed over, or not."""

@@ -147,6 +147,17 @@ class Queue:
         pairs = [item for lease in abandoned.items() for item in lease]
         return read_claim(await self._run("reclaim", worker, LEASE_MS, former, *pairs))
 
+    async def count_takeover(self, cause: str) -> None:
+        """Count a lease that was taken over, whichever process did it; raises `Unavailable`."""
+        with translated():
+            await self._client.hincrby(f"{self.prefix}takeovers", cause, 1)
+
+    async def takeovers(self) -> dict[str, int]:
+        """Return how many leases were taken over since the store began, by cause; raises `Unavailable`."""
+        with translated():
+            found: Any = await self._client.hgetall(f"{self.prefix}takeovers")
+        return {cause.decode(): int(count) for cause, count in found.items()}
+
     async def restore(self, record: AgentRecord, asked: Asked, worker: str) -> bool:
         """Put back a record that the store has forgotten, as a lease of `worker`; False when there is one."""
         pairs = [item for name, value in record.fields.items() if name not in _HOLDING for item in (name, value)]

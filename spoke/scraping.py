@@ -46,5 +46,6 @@ class Scraping:
         since_ms = await self.queue.head_since()
         waited_ms = max(0, SystemClock().now_ms() - since_ms) if since_ms else 0
         self.metrics.queue_head_age.set(waited_ms / 1000)
+        self.metrics.saw_takeovers(await self.queue.takeovers())
         for hub, count in zip(hubs, await self.queue.count_events([hub.tenant for hub in hubs]), strict=True):
             self.metrics.events_pending.labels(hub.instance).set(count)

@@ -32,15 +32,8 @@ _MAX_GAP_S: Final = 2.5 * _LOOK_S
 _UNAVAILABLE_PAUSE_S: Final = 0.5
 
 
-def _nobody(_cause: str) -> None:
-    """Hear of a lost lease where nobody counts."""
-
-
 class Worker:
-    """One worker of a spoke. `node` names its place in the directory it serves, `life` this process's turn.
-
-    `lost` hears why an agent was taken over: `restart`, or its holder `stood_still`.
-    """
+    """One worker of a spoke. `node` names its place in the directory it serves, `life` this process's turn."""
 
     def __init__(
         self,
@@ -51,7 +44,6 @@ class Worker:
         node: str,
         life: str,
         occupancy: Occupancy,
-        lost: Callable[[str], None] = _nobody,
     ) -> None:
         self._queue = queue
         self._attendant = attendant
@@ -60,7 +52,6 @@ class Worker:
         self._name = f"{node}:{life}"
         self._held: dict[AgentRef, Held] = {}
         self._occupancy = occupancy
-        self._lost = lost
         self._wake = asyncio.Event()
         self._renew_now = asyncio.Event()
         self._look_now = asyncio.Event()
@@ -105,8 +96,10 @@ class Worker:
                 abandoned = watch.look(await self._others(), time.monotonic())
                 # No other life of this worker can be there: it would hold its lock.
                 while claim := await self._take(self._queue.reclaim(self._name, self._node, abandoned)):
-                    self._lost("stood_still" if str(claim.record.ref) in abandoned else "restart")
+                    cause = "stood_still" if str(claim.record.ref) in abandoned else "restart"
                     self._attend(group, claim, resumed=True)
+                    _log.warning("lease.taken_over", cause=cause)
+                    await self._queue.count_takeover(cause)
                 await _wait_until(self._look_now, _LOOK_S)
             except Unavailable as error:
                 watch.forget()

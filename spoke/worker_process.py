@@ -24,7 +24,7 @@ from common.reloading import Reloading
 from common.service_manager import ServiceManager
 from common.signals import Signals
 from common.valkey import connect, connect_blocking
-from spoke.agent_parts import AgentParts, WorkerRole, agent_parts
+from spoke.agent_parts import AgentParts, agent_parts
 from spoke.node import Spoke
 from spoke.queue import Queue
 from spoke.settings import LIVE, SpokeSettings, load
@@ -34,10 +34,6 @@ from spoke.telling import open_telling
 from spoke.worker import Worker
 
 _log: Final = structlog.get_logger("spoke")
-
-
-def _lost(cause: str) -> None:
-    _log.warning("lease.taken_over", cause=cause)
 
 
 async def _listen(queue: Queue, listener: Redis, worker: Worker) -> None:
@@ -96,8 +92,7 @@ async def work(spoke: Spoke, name: str, ready: Callable[[], None], log: NodeLog)
         supervisor = await stack.enter_async_context(Supervisor())
         queue = Queue(client, spoke.me.instance, spoke.bounds)
         keys = OwnKeys(spoke.key_files, trust)
-        role = WorkerRole(name, _lost)
-        agents = agent_parts(spoke, queue, keys.keyring, trust.current, supervisor, role, telling.tracing)
+        agents = agent_parts(spoke, queue, keys.keyring, trust.current, supervisor, name, telling.tracing)
         _log.info("worker.ready", node=spoke.me.instance, worker=name)
         ready()
         await _work(queue, listener, agents.worker, _reloading(spoke, queue, agents, log), signals)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.faults.conftest import kill_valkey
 from tests.integration.spoke.repositories import make_repository
+from tests.integration.spoke.test_node_wire import metrics_of
 from tests.peer import HubPeer
 from tests.spoke_node import Go, SpokeNode, eventually, tables
 from tests.worker_process import WorkerProcess
@@ -99,6 +100,7 @@ async def test_one_that_is_killed_leaves_its_agents_running_and_another_sees_the
         go.now()
         found = [await ended(node, agent) for agent in agents]
         assert mine <= agents_in(second.log_lines("agent.adopted"))
+        assert f'hubspoke_spoke_leases_lost_total{{cause="stood_still"}} {float(len(mine))}' in await metrics_of(node)
     assert {(each["status"], each["attempt"], len(each["result"]["commits"])) for each in found} == {
         ("completed", 1, 1)
     }

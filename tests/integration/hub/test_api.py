@@ -465,6 +465,7 @@ async def test_the_description_has_every_route_and_no_dangling_reference(node: H
         "/api/v1/webhooks/{id}",
         "/api/v1/webhooks/{id}/test",
         "/api/v1/webhooks/{id}/resume",
+        "/api/v1/webhooks/{id}/rotate",
     }
     text = json.dumps(document)
     defined = document["components"]["schemas"]
