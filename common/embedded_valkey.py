@@ -28,12 +28,15 @@ from typing import Final, Literal, Self
 from redis.exceptions import BusyLoadingError
 
 from common.errors import LocalError, Unavailable
+from common.service_manager import ServiceManager
 from common.valkey import connect, translated
 from common.valkey_connection import SOCKET_NAME
 
 LOCK_NAME: Final = "lock"
 LOG_NAME: Final = "valkey.log"
 _POLL_S: Final = 0.02
+_LOADING_S: Final = 60
+"""So much more time to start a service manager is asked for at once while the server reads its file."""
 _LOG_LOOK_S: Final = 600.0
 _LOG_BYTES: Final = 4 * 1024 * 1024
 _FIRST_RESTART_DELAY_S: Final = 0.1
@@ -164,11 +167,14 @@ class EmbeddedValkey:
         binary = self._binary or find_binary()
         with _refused_by_the_system(self.directory):
             self._process = process = _spawn(binary, self.directory, self._lock_fd)
-        deadline = time.monotonic() + self._start_timeout_s
+        deadline, ask_at = time.monotonic() + self._start_timeout_s, 0.0
         while (state := await _state(self.directory)) != "ready":
             if state == "loading":
                 # It reads its file, the longer the more agents there are: the deadline is for one that says nothing.
                 deadline = time.monotonic() + self._start_timeout_s
+                if time.monotonic() >= ask_at:
+                    ServiceManager.of(os.environ).extend(_LOADING_S)
+                    ask_at = time.monotonic() + _LOADING_S / 4
             if process.poll() is not None:
                 raise LocalError(f"Valkey did not start: {self._last_log_lines()}", code="valkey_not_started")
             if time.monotonic() > deadline:

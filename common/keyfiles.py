@@ -26,6 +26,7 @@ from common.errors import LocalError
 from common.keyring import KeyRefused, PublicKey, SigningKey, parse_public_jwk
 
 _MAX_FILE_BYTES: Final = 16 * 1024
+_STDIN: Final = Path("-")
 _TOKEN_BYTES: Final = 32
 
 
@@ -115,9 +116,9 @@ def load_signing_key(path: Path) -> SigningKey:
 
 
 def read_public_key(path: Path) -> PublicKey:
-    """Read a peer's public key, PEM or JWK; raises `KeyFileError` or `KeyRefused`."""
+    """Read a peer's public key, PEM or JWK, from a file, or from stdin for `-`; raises `KeyFileError`, `KeyRefused`."""
     try:
-        with path.open("rb") as file:
+        with (Path("/dev/stdin") if path == _STDIN else path).open("rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         raise KeyFileError(f"cannot read {path}: {error.strerror}") from error

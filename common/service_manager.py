@@ -44,6 +44,10 @@ class ServiceManager:
         finally:
             self._tell("STOPPING=1")
 
+    def extend(self, more_s: int) -> None:
+        """Say that the start goes on and takes up to so many seconds more: it is not to be given up meanwhile."""
+        self._tell(f"EXTEND_TIMEOUT_USEC={more_s * 1_000_000}")
+
     def _tell(self, state: str) -> None:
         if self.address is None:
             return

@@ -23,7 +23,7 @@ COMMANDS: Final = {
     "audit": ("hub.cli.audit:audit", "What was decided here, and whether somebody changed that."),
     "backup": ("hub.cli.backup:backup", "The whole hub as one file, while it runs."),
     "restore": ("hub.cli.backup:restore", "A hub again, of a backup."),
-    "keys": ("hub.cli.keys:keys", "This hub's own key: show, rotate."),
+    "keys": ("hub.cli.keys:keys", "This hub's own key: show, export, rotate."),
     "spawn": ("hub.cli.spawn:spawn", "Start an agent on a spoke, or on many."),
     "status": ("hub.cli.agents:status", "Show one agent."),
     "list": ("hub.cli.agents:list_agents", "List agents, newest first."),

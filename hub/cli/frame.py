@@ -89,6 +89,7 @@ class LazyGroup(click.Group):
 
 def _root(commands: Mapping[str, tuple[str, str]]) -> click.Group:
     @node_options
+    @click.version_option(package_name="hubspoke", prog_name="hub")
     def nothing() -> None:
         pass
 

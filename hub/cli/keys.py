@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -47,6 +48,18 @@ def show() -> None:
     hub = load_hub()
     with open_trust(hub) as trust:
         _print(report_keys(hub.me.instance, OwnKeys(hub.key_files, trust), trust.current()))
+
+
+@keys.command()
+@node_options
+def export() -> None:
+    """Print the public key alone, a JWK, as `spoke peer add HUB --key FILE` takes it."""
+    from common.own_keys import OwnKeys
+    from hub.cli.local import load_hub, open_trust
+
+    hub = load_hub()
+    with open_trust(hub) as trust:
+        click.echo(json.dumps(OwnKeys(hub.key_files, trust).current.public.to_jwk()))
 
 
 @keys.command("rotate")

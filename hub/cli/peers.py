@@ -24,7 +24,9 @@ def peer() -> None:
 
 @peer.command()
 @click.argument("instance", metavar="ID", shell_complete=complete_spokes)
-@click.option("--key", "key_file", metavar="FILE", required=True, type=click.Path(path_type=Path), help="PEM or JWK.")
+@click.option(
+    "--key", "key_file", metavar="FILE", required=True, type=click.Path(path_type=Path), help="PEM or JWK; - is stdin."
+)
 @click.option("--url", metavar="URL", help="How this hub reaches the spoke.")
 @node_options
 def add(instance: str, key_file: Path, url: str | None) -> None:
@@ -109,24 +111,41 @@ def suspend(instance: str) -> None:
 
 
 @peer.command()
-@click.argument("instance", metavar="ID", shell_complete=complete_spokes)
+@click.argument("instance", metavar="ID", required=False, shell_complete=complete_spokes)
+@click.option("--all", "everyone", is_flag=True, help="Every spoke that is suspended, as after restore --distrust.")
 @node_options
-def resume(instance: str) -> None:
+def resume(instance: str | None, everyone: bool) -> None:
     """Take up traffic again, and try to deliver at once."""
     from common.errors import HubspokeError
     from hub.cli.local import ask
 
-    _change(instance, "active")
+    if (instance is None) != everyone:
+        raise click.UsageError("give the ID of a spoke, or --all")
+    views = [_changed(each, "active") for each in (_suspended() if instance is None else [instance])]
     # The node sees the new state by itself; asked, it also ends the backoff of a spoke that was active all along.
     with suppress(HubspokeError):
-        ask(_resume_at_node(instance))
+        ask(_resume_at_node([view["id"] for view in views]))
+    if instance is not None:
+        _print_peer(views[0])
+    elif invocation().as_json:
+        print_json(views)
+    else:
+        print_table(["SPOKE", "STATE"], [[view["id"], view["state"]] for view in views])
 
 
-async def _resume_at_node(instance: str) -> None:
+def _suspended() -> list[str]:
+    from hub.cli.local import load_hub, open_trust
+
+    with open_trust(load_hub()) as trust:
+        return [found.instance for found in trust.current().peers() if found.state == "suspended"]
+
+
+async def _resume_at_node(instances: list[str]) -> None:
     from hub.cli.local import client
 
     async with client() as hub:
-        await hub.change_peer(instance, "resume")
+        for instance in instances:
+            await hub.change_peer(instance, "resume")
 
 
 @peer.command()
@@ -169,14 +188,17 @@ def set_url(instance: str, url: str | None, nowhere: bool) -> None:
 
 
 def _change(instance: str, state: Any) -> None:
+    _print_peer(_changed(instance, state))
+
+
+def _changed(instance: str, state: Any) -> Peer:
     from common.peers import PeerRefused
     from hub.cli.local import load_hub, open_trust
 
     with open_trust(load_hub()) as trust:
         if state == "active" and trust.find(instance).state == "pending":
             raise PeerRefused(f"{instance} is pending: hub peer approve {instance} FINGERPRINT")
-        view = _plain(trust.set_state(instance, state))
-    _print_peer(view)
+        return _plain(trust.set_state(instance, state))
 
 
 def _plain(found: Any) -> Peer:

@@ -56,6 +56,18 @@ def show_keys(context: SpokeContext) -> None:
         _print(context, settings.node.id, own, trust)
 
 
+@keys.command("export")
+@facts
+def export_key(context: SpokeContext) -> None:
+    """Print the public key alone, a JWK, as `hub peer add SPOKE --key FILE` takes it."""
+    from common.own_keys import OwnKeys
+
+    settings = context.settings()
+    with context.trust(settings) as trust:
+        own = OwnKeys(context.directory.key_files(settings.node.id), trust)
+        click.echo(json.dumps(own.current.public.to_jwk()))
+
+
 @keys.command("rotate")
 @facts
 def rotate_key(context: SpokeContext) -> None:

@@ -139,7 +139,7 @@ peer.add_command(policy)
 
 @peer.command("add")
 @click.argument("instance", metavar="ID")
-@click.option("--key", type=click.Path(path_type=Path), required=True, help="Its public key, PEM or JWK.")
+@click.option("--key", type=click.Path(path_type=Path), required=True, help="Its public key, PEM or JWK; - is stdin.")
 @click.option("--url", help="How this spoke reaches the hub.")
 @facts
 def add_peer(context: SpokeContext, instance: str, key: Path, url: str | None) -> None:

@@ -37,7 +37,7 @@ _SUMMARIES: Final = {
     "doctor": "Check this spoke and say how to mend it.",
     "join": "Join a hub by its invite.",
     "peer": "The hubs this machine is lent to.",
-    "keys": "This spoke's key: show, rotate.",
+    "keys": "This spoke's key: show, export, rotate.",
     "agent": "The agents on this machine.",
     "queue": "How much waits and runs; pause and resume it.",
     "gc": "Remove what is left of agents whose time is over.",

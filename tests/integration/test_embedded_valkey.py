@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -341,18 +342,26 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 @pytest.mark.slow
-async def test_a_server_that_reads_a_long_file_is_waited_for(tmp_path: Path) -> None:
+async def test_a_server_that_reads_a_long_file_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the deadline, which is for one that says nothing: a great store must not keep a node from starting."""
     program = tmp_path / "loads_first.py"
     program.write_text(_LOADS_FIRST)
     binary = pretend_server(tmp_path, f'exec {sys.executable} {program} {find_binary()} "$@"')
     began = time.monotonic()
+    told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    told.bind(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     async with (
         EmbeddedValkey(tmp_path / "valkey", binary=binary, start_timeout_s=2) as server,
         connect(server.directory) as client,
     ):
         assert await client.ping()
     assert time.monotonic() - began > 4.0
+    with told:
+        told.setblocking(False)
+        assert told.recv(100) == b"EXTEND_TIMEOUT_USEC=60000000"
+        with pytest.raises(BlockingIOError):  # not at every look
+            told.recv(100)
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing_running(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from common.invites import parse_invite
 from hub.cli import COMMANDS
 from tests.envelopes import key_of
-from tests.integration.hub.hub_node import HUB, Done, HubNode, run_hub, run_process
+from tests.integration.hub.hub_node import HUB, Done, HubNode, run_hub, run_process, run_program
 from tests.integration.hub.standin_spoke import StandinSpoke, error, new_id
-from tests.spoke_node import eventually
+from tests.spoke_node import SPOKE, eventually
 
 REPO = ("--repo", "https://git.example.org/team/app.git", "--item", "fix the login redirect")
 
@@ -600,3 +600,45 @@ def test_doctor_says_how_to_mend_a_file(home: Path) -> None:
     done = run("--dir", str(home), "doctor")
     assert done.returncode == 1
     assert re.search(r"^WRONG  files .*chmod 600", done.stdout)
+
+
+def test_a_key_is_exported_on_one_side_and_registered_from_stdin_on_the_other(home: Path, tmp_path: Path) -> None:
+    """Both ways, as docs/operations.md has it by hand."""
+    spoke = tmp_path / "s"
+    assert run_program(SPOKE, "--dir", str(spoke), "init", "build-1", "--listen", "127.0.0.1:0").returncode == 0
+    sides = [(HUB, home, "hub-eu"), (SPOKE, spoke, "build-1")]
+    for (program, place, name), (other, elsewhere, _) in (sides, sides[::-1]):
+        exported = run_program(program, "--dir", str(place), "keys", "export")
+        shown = json.loads(run_program(program, "--dir", str(place), "keys", "show", "--json").stdout)
+        assert json.loads(exported.stdout) == shown["jwk"]
+        added = subprocess.run(
+            [str(other), "--dir", str(elsewhere), "peer", "add", name, "--key", "-"],
+            input=exported.stdout, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert added.returncode == 0, added.stderr
+        assert shown["fingerprint"] in added.stdout
+
+
+def test_both_say_of_which_version_they_are() -> None:
+    versions = [run_program(program, "--version").stdout.split() for program in (HUB, SPOKE)]
+    assert [words[0] for words in versions] == ["hub,", "spoke,"]
+    assert versions[0][1:] == versions[1][1:]
+
+
+def test_all_suspended_spokes_are_resumed_at_once(home: Path, tmp_path: Path) -> None:
+    names = ["build-1", "build-2", "build-3", "build-4"]
+    for seed, name in enumerate(names, 20):
+        (tmp_path / "jwk").write_text(json.dumps(key_of(seed).public.to_jwk()))
+        assert run("--dir", str(home), "peer", "add", name, "--key", str(tmp_path / "jwk")).returncode == 0
+    for command, name in (("suspend", "build-1"), ("suspend", "build-3"), ("revoke", "build-4")):
+        assert run("--dir", str(home), "peer", command, name).returncode == 0
+    resumed = run("--dir", str(home), "peer", "resume", "--all")
+    assert resumed.returncode == 0, resumed.stderr
+    assert [line.split() for line in resumed.stdout.splitlines()[1:]] == [["build-1", "active"], ["build-3", "active"]]
+    states = {
+        view["id"]: view["state"] for view in json.loads(run("--dir", str(home), "peer", "list", "--json").stdout)
+    }
+    assert states == dict(zip(names, ["active", "active", "active", "revoked"], strict=True))
+    assert json.loads(run("--dir", str(home), "peer", "resume", "--all", "--json").stdout) == []
+    for arguments in ((), ("build-1", "--all")):
+        assert run("--dir", str(home), "peer", "resume", *arguments).returncode == 2

@@ -129,3 +129,8 @@ def test_a_unit_asks_for_what_the_node_does(unit_name: str) -> None:
     assert int(service["WatchdogSec"]) > 0
     # Whoever kills the whole control group kills the agents.
     assert (service.get("KillMode") == "process") == (kind == "spoke")
+
+
+async def test_a_start_that_takes_long_asks_for_more_time(manager: Manager) -> None:
+    ServiceManager.of(os.environ).extend(60)
+    assert manager.hear() == "EXTEND_TIMEOUT_USEC=60000000"
