@@ -2,24 +2,27 @@
 
 There is no registry here, so Debian's own Python takes the place of the base image, and no container runtime may set
 the limits it wants; so an image's root is entered by `unshare` and `chroot`, as the user and with the command,
-environment and volume that the image names.
+environment and volume that the image names. `Podman` does so for the commands of docs/operations.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import pytest
 
+from tests.docs.blocks import Block, of_kind
 from tests.integration.common.test_init_process import children_of
 from tests.integration.spoke.repositories import make_repository
 from tests.spoke_node import DEADLINE_S, eventually, until
@@ -50,13 +53,15 @@ class Image:
     config: dict[str, Any]
     root: Path
     data: Path
+    extra: tuple[str, ...] = ()
+    """Variables that its caller adds to its own."""
 
     def command(self, *arguments: str) -> list[str]:
         """Return what runs the image's entry point as process 1, with these arguments or its own."""
         own = [*self.config["Entrypoint"], *(arguments or self.config["Cmd"])]
         return [
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", ENTER, "enter"),
-            *(str(self.root), self.config["User"], *self.config["Env"], *own),
+            *(str(self.root), self.config["User"], *self.config["Env"], *self.extra, *own),
         ]
 
     @property
@@ -164,3 +169,85 @@ async def test_agents_run_in_it_and_leave_no_zombie(make_image: Callable[[str], 
 
             await eventually(ended, "all are completed")
         await eventually(lambda: len(children_of(first)) == 1, "process 1 has reaped all but the node")
+
+
+@dataclass
+class Podman:
+    """Does what a command says with an image's root; refuses a command or an option that nobody thought of."""
+
+    make_image: Callable[[str], Image]
+    images: dict[str, Image] = field(default_factory=dict)
+    running: dict[str, tuple[Image, int, ExitStack]] = field(default_factory=dict)
+
+    def type(self, line: str) -> None:
+        program, verb, *words = shlex.split(line, comments=True)
+        assert program == "podman"
+        getattr(self, f"_{verb}")(words)
+
+    def _build(self, words: list[str]) -> None:
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        for option in ("--format", "--target", "-t"):
+            parser.add_argument(option, required=True)
+        parser.add_argument("context", choices=["."])
+        said = parser.parse_args(words)
+        assert said.format == "docker"
+        self.images[said.t] = self.make_image(said.target)
+
+    def _run(self, words: list[str]) -> None:
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        for option in ("-v", "-p", "--name"):
+            parser.add_argument(option)
+        parser.add_argument("-e", action="append", default=[])
+        parser.add_argument("--rm", action="store_true")
+        parser.add_argument("-d", action="store_true")
+        parser.add_argument("image")
+        parser.add_argument("arguments", nargs=argparse.REMAINDER)
+        said = parser.parse_args(words)
+        image = self.images[said.image]
+        assert said.v.partition(":")[2] in image.config["Volumes"]
+        image.extra = tuple(said.e)
+        if said.rm:
+            done = image.run(*said.arguments)
+            assert done.returncode == 0, done.stderr
+            return
+        assert said.d
+        assert not said.arguments
+        if said.p is not None:
+            assert [f"{said.p.rpartition(':')[2]}/tcp"] == list(image.config["ExposedPorts"])
+        stack = ExitStack()
+        first, _ = stack.enter_context(image.serving())
+        self.running[said.name] = image, first, stack
+
+    def _exec(self, words: list[str]) -> None:
+        name, program, *arguments = words
+        image = self.running[name][0]
+        assert [program] == image.config["Entrypoint"]
+        done = image.run(*arguments)
+        assert done.returncode == 0, done.stderr
+
+    def _kill(self, words: list[str]) -> None:
+        option, name, of = words
+        assert option == "--signal"
+        image, first, _ = self.running[of]
+        os.kill(first, signal.Signals[f"SIG{name}"])
+        until(lambda: "settings." in image.data.with_suffix(".log").read_text(), "it has read its settings", 30)
+
+    def _stop(self, words: list[str]) -> None:
+        (name,) = words
+        self.running.pop(name)[2].close()
+
+    def close(self) -> None:
+        """Stop what a command that failed has left running."""
+        for _, _, stack in self.running.values():
+            stack.close()
+
+
+@pytest.mark.parametrize("block", of_kind("container"), ids=str)
+def test_the_commands_of_the_page(make_image: Callable[[str], Image], block: Block) -> None:
+    podman = Podman(make_image)
+    try:
+        for line in filter(None, block.text.splitlines()):
+            podman.type(line)
+    finally:
+        podman.close()
+    assert podman.running == {}

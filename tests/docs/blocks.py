@@ -8,6 +8,7 @@ A block that fits none of them fails `test_every_block.py`: it would be words th
     toml FILE… [edit]   read by the settings of that file; with `edit` also written into it between the page's commands
     http                a request and its answer, or what the hub sends: compared with a live hub
     json NAME           a document of the hub's API, read by the type of `hub.answers` of that name
+    sh container        podman commands, done with the images by what `make test-container` has in place of podman
     acl                 the rights of a node in Valkey, used as they stand
     python              run against a live hub
     json, text          with a marker (`<!-- … -->`) before it: an example of the wire, read or recomputed by the codec
@@ -42,6 +43,7 @@ CHECKED_BY: Final[Mapping[str, str]] = {
     "python": "test_client.py",
     "wire": "test_protocol.py",
     "handshake": "test_protocol.py",
+    "container": "../container/test_image.py",
     "acl": "../integration/link/test_valkey_rights.py",
     "generated": "../unit/common/test_agent_state.py",
 }
@@ -68,6 +70,8 @@ class Block:
         match language:
             case "json" | "text" if self.page == PROTOCOL and self.marker:
                 return "wire"
+            case "sh" if self.words[1:] == ("container",):
+                return "container"
             case "text" if self.marker == "handshake":
                 return "handshake"
             case "mermaid" if self.page in GENERATED:
