@@ -102,9 +102,13 @@ class KnownStore:
             self.mark = replace(self.mark, accepted=accepted)
 
     def check_signed(self, signed_s: int) -> None:
-        """Raise `StoreLost` unless an envelope signed (`iat`) at `signed_s` cannot have been accepted before a loss."""
+        """Raise `StoreLost` unless an envelope signed (`iat`) at `signed_s` cannot have been accepted before a loss.
+
+        Nothing is taken before the loss has been dealt with either: until then a spoke would say of what runs that
+        there is no such agent, and its hub takes its word.
+        """
         lost_ms = self.mark.lost_ms
-        if lost_ms and signed_s * 1000 <= lost_ms + self.skew_s * 1000:
+        if not self.mark.settled or (lost_ms and signed_s * 1000 <= lost_ms + self.skew_s * 1000):
             raise StoreLost(
                 f"{TOLD.get(self.mark.cause, 'the store was lost')}: envelopes that it may have accepted are refused; "
                 "sign a fresh one later",

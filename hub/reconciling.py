@@ -5,7 +5,9 @@ old copy would therefore show as running for ever what ended meanwhile, and a sp
 what waited there. So it asks: at its start, when its store was lost, when a spoke opens a link, and every hour; who did
 not answer is asked again. Asked, too, about spawns that expired here without an answer: one may have arrived, and in an
 old copy has. The answers are recorded like any other. What the spoke does not know goes again under the
-same id where it was queued, for then nothing of it had been started; else it is left as it is, and counted in the log.
+same id where it was queued, for then nothing of it had been started. Where it had begun, it ends here as `failed` with
+`lost`: a spoke whose store was lost takes up what still runs before it answers anybody (ADR 9), so what it does not
+know then it will never tell of. It is not started again: it may have done its work.
 """
 
 from __future__ import annotations
@@ -20,15 +22,18 @@ from typing import Final
 import structlog
 
 from common import strict_json
+from common.agent_state import AgentStatus
 from common.clock import Clock
 from common.commands import MAX_COMMANDS
 from common.envelope import EnvelopeType, Items, Result
 from common.errors import HubspokeError, Unavailable
 from common.exchange import Exchange
+from common.ids import rfc3339
 from common.inbox import TrustSource
 from common.peers import Peer
-from hub.agents import Agents
+from hub.agents import Agents, NoSuchAgent
 from hub.outbox import Outbox
+from hub.records import AgentRecord
 from hub.sender import Sender
 from hub.settlement import Settlement
 
@@ -43,6 +48,9 @@ _PAGE: Final = 5000
 _AT_ONCE: Final = 16
 _SHOWN: Final = ("queued", "spawning", "running")
 _UNANSWERED: Final = "expired"
+_BEGUN: Final = frozenset({"spawning", "running"})
+_NAMED: Final = 20
+"""So many agents are named in one line of the log."""
 _log: Final = structlog.get_logger("reconciling")
 
 
@@ -145,6 +153,7 @@ class Reconciling:
         if again:
             self._agents.begin_anew(peer.tenant, again)
             self._sender.wake(peer.tenant)
+        lost = await self._end_lost(peer, [agent_id for agent_id in unknown if agent_id not in set(again)])
         _log.info(
             "reconcile.asked",
             peer=peer.instance,
@@ -152,12 +161,39 @@ class Reconciling:
             answered=len(news),
             unknown=len(unknown),
             again=len(again),
+            lost=lost,
         )
         return True
+
+    async def _end_lost(self, peer: Peer, agent_ids: Sequence[str]) -> int:
+        """End what had begun and its spoke does not know; returns how many agents that were."""
+        now_ms = self._clock.now_ms()
+        ends: list[Settlement] = []
+        for agent_id in agent_ids:
+            with suppress(NoSuchAgent):  # the retention let it go meanwhile
+                if end := _lost(await self._agents.find(agent_id), now_ms):
+                    ends.append(end)
+        if ends:
+            await self._agents.record(peer, ends, now_ms)
+            _log.warning("reconcile.lost", peer=peer.instance, agents=[end.agent_id for end in ends][:_NAMED])
+        return len(ends)
 
 
 def _is_unknown(result: Result) -> bool:
     return result.error is not None and result.error.code == "not_found"
+
+
+def _lost(record: AgentRecord, now_ms: int) -> Settlement | None:
+    """Return the end of an agent that its spoke has forgotten; None where it may still come to something, or has ended.
+
+    Its number is the next one: should the spoke have told of a change meanwhile, that counts and not this.
+    """
+    had_begun = record.status in _BEGUN or (record.status == "queued" and record.command is None)
+    if record.agent is None or not had_begun or record.delivery["state"] != "delivered":
+        return None
+    end = {"status": "failed", "reason": "lost", "finishedAt": rfc3339(now_ms), "queue": None}
+    told = AgentStatus.model_validate({**record.agent, **end, "seq": record.agent["seq"] + 1})
+    return Settlement(record.agent_id, "answer", agent=told)
 
 
 def _settle(agent_id: str, result: Result) -> Settlement | None:

@@ -181,4 +181,24 @@ async def test_a_spoke_comes_back_without_its_agents_and_its_hub_sends_again_wha
         await pair.up()
         await pair.until(waiting, "completed")
         assert starts(pair, running, waiting) == [1, 1]
-        assert (await pair.hub.agent(running))["status"] == "running", "as it was last heard of"
+        assert (await pair.until(running, "failed"))["reason"] == "lost", "nobody will ever tell more of it"
+
+
+@pytest.mark.slow
+@pytest.mark.fault(14)
+async def test_what_runs_on_at_a_spoke_that_lost_its_store_is_not_taken_for_lost(tmp_path: Path) -> None:
+    go = Go(tmp_path / "go")
+    async with joined(tmp_path) as pair:
+        hub, spoke = pair.hub, pair.spoke
+        running = await pair.spawn(f"wait {go}", 'result {"summary": "x"}')
+        await pair.until(running, "running")
+        await spoke.terminate()
+        shutil.rmtree(spoke.directory / "valkey")
+        await spoke.restart()
+        await pair.up()
+        asked = {"peer": spoke.id, "answered": 1, "unknown": 0, "lost": 0}
+        await eventually(lambda: hub.log_lines("reconcile.asked", **asked), "the spoke has answered", 200)
+        assert (await hub.agent(running))["status"] == "running"
+        go.now()
+        assert (await pair.until(running, "completed"))["result"]["summary"] == "x"
+        assert starts(pair, running) == [1]

@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from common.agent_state import AgentStatus
+from hub.reconciling import _lost
 from hub.settlement import Settlement
 from tests.integration.hub.hub_node import HubNode
 from tests.integration.hub.standin_spoke import StandinSpoke, agent_status, error
@@ -72,7 +73,8 @@ async def test_a_spoke_that_is_away_at_the_start_is_asked_when_it_opens_a_link(t
 
 
 @pytest.mark.slow
-async def test_what_the_spoke_will_not_tell_or_had_begun_and_lost_stays_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.fault(14)
+async def test_what_had_begun_and_its_spoke_lost_has_failed_and_what_it_will_not_tell_stays(tmp_path: Path) -> None:
     with HubNode(tmp_path) as own:
         async with StandinSpoke(own) as spoke, StandinSpoke(own) as silent:
             kept = [await own.spawn(spoke.id), await own.spawn(silent.id)]
@@ -90,8 +92,12 @@ async def test_what_the_spoke_will_not_tell_or_had_begun_and_lost_stays_as_it_is
             assert (spoke.questions, silent.questions) == ([], [kept[1]])
             own.set_state(spoke.id, "active")
             await own.restart()
-            await eventually(lambda: own.log_lines("reconcile.asked", peer=spoke.id, unknown=1, **told), "asked")
-            assert [await own.agent(agent_id) for agent_id in kept] == before
+            await eventually(
+                lambda: own.log_lines("reconcile.asked", peer=spoke.id, unknown=1, lost=1, **told), "asked"
+            )
+            lost, untold = [await own.agent(agent_id) for agent_id in kept]
+            assert (lost["status"], lost["reason"], lost["seq"], untold) == ("failed", "lost", 3, before[1])
+            assert own.log_lines("reconcile.lost", peer=spoke.id)
             assert [spoke.sent(agent_id) + silent.sent(agent_id) for agent_id in kept] == [1, 1]
 
 
@@ -173,3 +179,37 @@ async def test_a_spawn_that_expired_here_and_had_arrived_is_asked_about(tmp_path
             await own.restart()
             shown = await until_shown(own, agent_id, "queued")
             assert shown["delivery"]["state"] == "delivered"
+
+
+async def test_an_agent_is_ended_as_lost_once_and_not_when_its_spoke_has_told_more(
+    valkey: Redis, valkey_blocking: Redis, key_prefix: str
+) -> None:
+    stored = Stored(valkey, valkey_blocking, key_prefix)
+    running, ended, requeued, waiting = (numbered_id() for _ in range(4))
+    await stored.outcomes(*map(new_agent, (running, ended, waiting)))
+
+    async def told(agent_id: str, status: str, seq: int) -> None:
+        settlement = Settlement(
+            agent_id, "event", agent=AgentStatus.model_validate(agent_status(agent_id, status, seq))
+        )
+        await stored.agents.record(PEER, [settlement], NOW_MS)
+
+    await told(running, "running", 3)
+    await told(ended, "running", 3)
+    await told(requeued, "queued", 1)  # of the spoke's own making: there is nothing that could be sent again
+    records = [await stored.agents.find(agent_id) for agent_id in (running, ended, requeued, waiting)]
+    ends = [_lost(record, NOW_MS) for record in records]
+    assert ends[3] is None, "it waits in the outbox"
+    await told(ended, "completed", 4)
+    for _ in range(2):
+        await stored.agents.record(PEER, [end for end in ends if end is not None], NOW_MS)
+    found = [await stored.agents.find(agent_id) for agent_id in (running, ended, requeued)]
+    assert [record.status for record in found] == ["failed", "completed", "failed"]
+    changes = [
+        (change.agent_id, change.reason) for change in await stored.feed.read("0-0") if change.status == "failed"
+    ]
+    assert changes == [(running, "lost"), (requeued, "lost")]
+    again = await stored.agents.find(running)
+    assert _lost(again, NOW_MS) is None
+    assert again.agent is not None
+    assert (again.agent["reason"], again.agent["seq"], again.agent["finishedAt"] is not None) == ("lost", 4, True)

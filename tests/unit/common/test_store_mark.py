@@ -30,9 +30,9 @@ def test_what_is_a_loss(known: StoreMark | None, generation: str, accepted: int,
     assert find_loss(known, generation, accepted) == cause
 
 
-def lost(at_ms: int = LOST_S * 1000) -> KnownStore:
+def lost(at_ms: int = LOST_S * 1000, *, settled: bool = True) -> KnownStore:
     known = KnownStore(SKEW_S)
-    known.mark = StoreMark("new", 1, at_ms, "emptied", settled=False)
+    known.mark = StoreMark("new", 1, at_ms, "emptied", settled=settled)
     return known
 
 
@@ -44,6 +44,11 @@ def test_an_envelope_that_may_have_been_accepted_before_is_refused_and_a_later_o
     assert (refused.value.code, refused.value.http_status, refused.value.retryable) == ("unavailable", 503, True)
     assert refused.value.retry_after_s == SKEW_S + 1
     lost().check_signed(LOST_S + SKEW_S + 1)
+
+
+def test_nothing_is_taken_before_a_loss_was_dealt_with() -> None:
+    with pytest.raises(StoreLost):
+        lost(settled=False).check_signed(LOST_S + 10 * SKEW_S)
 
 
 @pytest.mark.attack(25)
