@@ -20,6 +20,7 @@ from common.peers import Peer
 from common.trace_context import current_traceparent
 from hub.agents import Agents
 from hub.delivery import Delivery
+from hub.pace import Pace
 from hub.settlement import MAX_DETAIL, Queued, Settlement
 
 TIMEOUT_S: Final = 10.0
@@ -49,6 +50,7 @@ class Queries:
         self._agents = agents
         self._clock = clock
         self._timeout_s = timeout_s
+        self._pace = Pace()
 
     def new_id(self) -> str:
         """Return a fresh command id."""
@@ -61,6 +63,7 @@ class Queries:
 
     async def log(self, peer: Peer, agent_id: str, offset: int, limit: int) -> Slice:
         """Return a piece of an agent's log; raises `Unreachable`, `SpokeRefused` or `BadReply`."""
+        await self._pace.turn(peer.tenant)
         result = await self._ask(peer, {"command": "logs", "agentId": agent_id, "offset": offset, "limit": limit})
         if result.log is None:
             raise BadReply(f"{peer.instance} answered without a log")
@@ -68,6 +71,7 @@ class Queries:
 
     async def diff(self, peer: Peer, agent_id: str, offset: int, limit: int) -> Slice:
         """Return a piece of the patch of what an agent changed; raises as `log` does."""
+        await self._pace.turn(peer.tenant)
         result = await self._ask(peer, {"command": "diff", "agentId": agent_id, "offset": offset, "limit": limit})
         if result.diff is None:
             raise BadReply(f"{peer.instance} answered without a patch")
