@@ -8,28 +8,30 @@ Standard library only; must be used from a process with one thread.
 
 from __future__ import annotations
 
+import errno
+import marshal
 import os
 import resource
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from spoke.supervision import linux
 from spoke.supervision.cgroup import Cgroup
-from spoke.supervision.run_dir import TOKEN_NAME, LaunchSpec, Limits, decode_launch, encode_launch
+from spoke.supervision.run_dir import TOKEN_NAME, LaunchSpec, Limits
 
 _FREEZE_LIMIT_S: Final = 1.0
-_REPORT_FD: Final = 3
-_MOST_FDS: Final = 5
+_CUE_FD: Final = 3
+_CHUNK: Final = 65536
+_MOST_ANCILLARY: Final = socket.CMSG_SPACE(3 * 4)
+"""Three descriptors of four bytes: input, output, control group."""
 _BEYOND_FDS: Final = 2**31 - 1
 """The kernel closes a range in one call (close_range(2)), however wide it is."""
-REHEARSAL: Final = encode_launch(LaunchSpec(argv=("",), cwd="/", env={}, timeout_s=1), "")
-"""What is touched for the first time after a fork is copied: better before there is somebody who waits for it."""
-_SIGNALS: Final = tuple(map(int, signal.valid_signals()))
-"""Plain numbers: as members of an enumeration they cost a start a quarter of a millisecond."""
+_ABSENT: Final = (FileNotFoundError, NotADirectoryError)
 
 
 class SpawnFailed(Exception):
@@ -56,7 +58,7 @@ class Understudy:
 
     def __init__(self) -> None:
         """Fork it; raises SpawnFailed."""
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket, theirs = socket.socketpair()
         keeper = os.getpid()
         with theirs:
             try:
@@ -72,105 +74,135 @@ class Understudy:
 
         `procs_fd` is the `cgroup.procs` of the control group that it enters before anything else.
         """
-        report_fd, child_report_fd = os.pipe()
-        script_fd = os.memfd_create("launch")
-        try:
-            _write_all(script_fd, encode_launch(spec, token))
-            fds = [script_fd, stdin_fd, output_fd, child_report_fd, *([] if procs_fd is None else [procs_fd])]
-            with self._socket:
-                socket.send_fds(self._socket, [b"go"], fds)
-        except ConnectionError as error:
-            os.close(report_fd)
-            raise Vanished from error
-        finally:
-            os.close(script_fd)
-            os.close(child_report_fd)
-        with os.fdopen(report_fd, "rb") as report:
-            failure = report.read()  # ends at exec: the other end is close-on-exec
+        fds = [stdin_fd, output_fd, *([] if procs_fd is None else [procs_fd])]
+        with self._socket:
+            try:
+                _send(self._socket, cue_of(spec, token), fds)
+                failure = _receive(self._socket)  # ends at exec: the other end is close-on-exec
+            except ConnectionError as error:
+                raise Vanished from error
         if failure:
             os.waitpid(self.pid, 0)
             raise SpawnFailed(failure.decode(errors="replace"))
         return self.pid
 
 
-def _write_all(fd: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
+def cue_of(spec: LaunchSpec, token: str) -> bytes:
+    """Return all that the understudy must know, so prepared that next to nothing is left for it to do.
+
+    Whatever it touches is a page that the kernel copies for it, and that it throws away when it executes the program.
+    """
+    env = {**spec.env, TOKEN_NAME: token}
+    return marshal.dumps((_candidates(spec.argv[0], spec.env), spec.argv, env, spec.cwd, _rlimits(spec.limits)))
 
 
-def _become_agent(cue: socket.socket, keeper: int) -> NoReturn:  # pragma: no cover - no measurement survives the exec
-    step, report_fd = "prepare", -1
-    try:
-        os.setsid()
-        linux.die_with_parent()
-        if os.getppid() != keeper:
-            os._exit(127)  # the keeper died before the line above took effect
-        _reset()
-        decode_launch(REHEARSAL)
-        _, fds, _, _ = socket.recv_fds(cue, 2, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
-        if not fds:
-            os._exit(0)  # the keeper has no agent to start
-        script_fd, stdin_fd, output_fd, report_fd, *procs = fds
-        spec, token = decode_launch(os.pread(script_fd, os.fstat(script_fd).st_size, 0))
-        step = "control group"
-        for procs_fd in procs:
-            os.write(procs_fd, b"0")
-        _take_only(stdin_fd, output_fd, report_fd)
-        report_fd = _REPORT_FD
-        step = f"chdir {spec.cwd}"
-        os.chdir(spec.cwd)
-        step = "setrlimit"
-        _apply_limits(spec.limits)
-        step = f"exec {spec.argv[0]}"
-        os.execvpe(spec.argv[0], spec.argv, {**spec.env, TOKEN_NAME: token})  # noqa: S606 - argv, never a shell
-    except BaseException as error:  # nothing may leave this function, whatever it is
-        _report(report_fd, step, error)
-    finally:
-        os._exit(127)
+def _candidates(program: str, env: Mapping[str, str]) -> list[str]:
+    """Return what to try in turn, as execvp(3) does."""
+    if "/" in program:
+        return [program]
+    return [f"{place}/{program}" if place else program for place in env.get("PATH", os.defpath).split(":")]
 
 
-def _report(report_fd: int, step: str, error: BaseException) -> None:  # pragma: no cover - between fork and exec
-    reason = error.strerror if isinstance(error, OSError) else repr(error)
-    if report_fd >= 0:
-        os.write(report_fd, f"{step}: {reason}".encode(errors="replace")[:4096])
-
-
-def _take_only(stdin_fd: int, output_fd: int, report_fd: int) -> None:  # pragma: no cover - between fork and exec
-    os.dup2(stdin_fd, 0)
-    os.dup2(output_fd, 1)
-    os.dup2(output_fd, 2)
-    if report_fd != _REPORT_FD:
-        os.dup2(report_fd, _REPORT_FD, inheritable=False)
-    os.closerange(_REPORT_FD + 1, _BEYOND_FDS)
-
-
-def _reset() -> None:  # pragma: no cover - between fork and exec
-    os.umask(0o077)
-    signal.set_wakeup_fd(-1)
-    for signum in _SIGNALS:
-        if signal.getsignal(signum) is not signal.SIG_DFL:  # never so for SIGKILL and SIGSTOP
-            signal.signal(signum, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def _apply_limits(limits: Limits) -> None:  # pragma: no cover - between fork and exec
+def _rlimits(limits: Limits) -> list[tuple[int, int, int]]:
+    """Return what to give to setrlimit: which limit, the soft and the hard one."""
     wanted = (
-        (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, limits.nofile),
         (resource.RLIMIT_FSIZE, limits.fsize_bytes),
         (resource.RLIMIT_CPU, limits.cpu_s),
         (resource.RLIMIT_NPROC, limits.nproc),
         (resource.RLIMIT_AS, limits.as_bytes),  # last: Python itself may need memory until exec
     )
-    for limit, value in wanted:
-        if value is None:
-            continue
-        hard = resource.getrlimit(limit)[1]
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        # One second more before SIGKILL: that SIGXCPU ended it shows which limit it was.
-        most = allowed + 1 if limit == resource.RLIMIT_CPU and allowed != hard else allowed
-        resource.setrlimit(limit, (allowed, most))
+    return [_rlimit(limit, value) for limit, value in wanted if value is not None]
+
+
+def _rlimit(limit: int, value: int) -> tuple[int, int, int]:
+    hard = resource.getrlimit(limit)[1]
+    allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    # One second more before SIGKILL: that SIGXCPU ended it shows which limit it was.
+    return limit, allowed, allowed + 1 if limit == resource.RLIMIT_CPU and allowed != hard else allowed
+
+
+def _send(peer: socket.socket, content: bytes, fds: list[int]) -> None:
+    """Send everything, and that this is everything; the descriptors go with the first byte."""
+    sent = socket.send_fds(peer, [content], fds)
+    peer.sendall(memoryview(content)[sent:])
+    peer.shutdown(socket.SHUT_WR)
+
+
+def _receive(peer: socket.socket) -> bytes:
+    """Return what comes until the other side has no more."""
+    content = b""
+    while chunk := peer.recv(_CHUNK):
+        content += chunk
+    return content
+
+
+def ignore_nothing() -> None:
+    """Have a handler wherever a signal is ignored: what is executed inherits what is ignored, but no handler.
+
+    So nobody has to put that right between fork and exec. SIGCHLD is left to who knows what is to become of children.
+    """
+    for signum in signal.valid_signals() - {signal.SIGCHLD}:
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, take_note)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def take_note(*_: object) -> None:
+    """Handle a signal by doing nothing, which is not the same as ignoring it."""
+
+
+def _become_agent(cue: socket.socket, keeper: int) -> NoReturn:  # pragma: no cover - no measurement survives the exec
+    step = "prepare"
+    try:
+        os.setsid()
+        linux.die_with_parent()
+        if os.getppid() != keeper:
+            os._exit(127)  # the keeper died before the line above took effect
+        content, ancillary, _, _ = cue.recvmsg(_CHUNK, _MOST_ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        if not ancillary:
+            os._exit(0)  # the keeper has no agent to start
+        candidates, argv, env, cwd, rlimits = marshal.loads(content + _receive(cue))  # noqa: S302 - from our parent
+        stdin_fd, output_fd, *procs = memoryview(ancillary[0][2]).cast("i")
+        step = "control group"
+        for procs_fd in procs:
+            os.write(procs_fd, b"0")
+        os.dup2(stdin_fd, 0)
+        os.dup2(output_fd, 1)
+        os.dup2(output_fd, 2)
+        cue = _keep_only(cue)
+        step = f"chdir {cwd}"
+        os.chdir(cwd)
+        step = "setrlimit"
+        for limit, soft, hard in rlimits:
+            resource.setrlimit(limit, (soft, hard))
+        step = f"exec {argv[0]}"
+        _execute(candidates, argv, env)
+    except BaseException as error:  # nothing may leave this function, whatever it is
+        reason = error.strerror if isinstance(error, OSError) else repr(error)
+        cue.sendall(f"{step}: {reason}".encode(errors="replace")[:4096])
+    finally:
+        os._exit(127)
+
+
+def _keep_only(cue: socket.socket) -> socket.socket:  # pragma: no cover - between fork and exec
+    """Close everything but standard input and output and this, which closes at exec, and return it."""
+    if (fd := cue.detach()) != _CUE_FD:
+        os.dup2(fd, _CUE_FD, inheritable=False)
+    os.closerange(_CUE_FD + 1, _BEYOND_FDS)
+    return socket.socket(fileno=_CUE_FD)
+
+
+def _execute(candidates: list[str], argv: tuple[str, ...], env: dict[str, str]) -> NoReturn:  # pragma: no cover
+    """Execute the first that can be; raises OSError, of one that is there but cannot be executed if there is one."""
+    refused: OSError | None = None
+    for path in candidates:
+        try:
+            os.execve(path, argv, env)  # noqa: S606 - argv, never a shell
+        except OSError as error:
+            if refused is None or isinstance(refused, _ABSENT):
+                refused = error
+    raise refused or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 class AgentProcess:
@@ -247,7 +279,7 @@ class AgentProcess:
                 os.killpg(self._pid, signum)
 
     def _other_children(self) -> list[int]:
-        return [pid for pid in linux.children_of(self._keeper) if pid != self._pid]
+        return [pid for pid in linux.own_children() if pid != self._pid]
 
     def _look_at_main(self) -> MainEnd | None:
         found = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)

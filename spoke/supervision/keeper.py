@@ -19,12 +19,13 @@ from typing import Final
 
 from spoke.supervision import linux
 from spoke.supervision.agent_process import (
-    REHEARSAL,
     AgentProcess,
     MainEnd,
     SpawnFailed,
     Understudy,
     Vanished,
+    cue_of,
+    take_note,
 )
 from spoke.supervision.allowance import Allowance
 from spoke.supervision.conversation import Conversation
@@ -57,6 +58,7 @@ KEEPER_TERMINATED: Final = "keeper_terminated"
 """Kill cause when the keeper itself got SIGTERM, as at a shutdown of the machine."""
 STATUS_RUNNING: Final = b"running"
 STATUS_ENDED: Final = b"ended"
+_REHEARSAL: Final = LaunchSpec(argv=("",), cwd="/", env={}, timeout_s=1)
 _MAX_WAIT_S: Final = 3600.0
 _CHUNKS_PER_TURN: Final = 16
 _EXIT_ATTEMPTS: Final = 60
@@ -82,14 +84,13 @@ def prepare() -> Understudy | None:
 
     Everything that can be done before it is wanted is done here.
     """
-    os.setsid()
-    _detach_stdio()
-    linux.set_process_name("hubspoke-spare")
-    linux.become_subreaper()
+    signal.signal(signal.SIGCHLD, take_note)  # no more ignored, so that we learn how our children ended
     understudy = None
     with suppress(SpawnFailed):  # there may be room for it when it is wanted
-        understudy = Understudy()
-    rehearse()
+        understudy = Understudy()  # as early as can be: pages that we touched before are copied once more
+    os.setsid()
+    os.dup2(0, 2)  # whoever reads the spoke's log must not wait for agents; the rest of the nursery is /dev/null
+    linux.become_subreaper()
     return understudy
 
 
@@ -99,8 +100,8 @@ def rehearse() -> None:
     In the nursery the interpreter adapts its code to what it sees, on pages that all keepers then share; in a keeper
     the pages that a start writes to are copied before it.
     """
-    spec, token = decode_launch(REHEARSAL)
-    encode_launch(spec, token)
+    spec, token = decode_launch(encode_launch(_REHEARSAL, ""))
+    cue_of(spec, token)
     encode_keeper(_identity(linux.now_rfc3339()))
     Allowance(spec).close()
     LogPump(-1, -1, spec.log_cap_bytes, Masker(spec.masks))
@@ -134,14 +135,6 @@ def _keep_agent(fds: KeeperFds, understudy: Understudy | None) -> None:
         return
     _tell_starter(fds, STATUS_RUNNING)
     _write_ending(fds.run, keeper.run())
-
-
-def _detach_stdio() -> None:
-    """Let go of the spoke's terminal and log: whoever reads them must not wait for agents."""
-    null_fd = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null_fd, fd)
-    os.close(null_fd)
 
 
 def _write_identity(run_fd: int, started_at: str) -> None:
@@ -197,7 +190,7 @@ class Keeper:
         try:
             log_fd = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
             self._talk = Conversation(spec.turn_end) if spec.stream else None
-            stdin_fd = os.open(STDIN, os.O_RDONLY | os.O_NOFOLLOW) if self._talk is None else self._talk.stdin_fd
+            stdin_fd = _open_stdin() if self._talk is None else self._talk.stdin_fd
             self._pipe_fd, output_fd = os.pipe()
         except OSError as error:
             raise SpawnFailed(f"run directory: {error.strerror}") from error
@@ -232,11 +225,8 @@ class Keeper:
 
     def _wake_on_signals(self) -> int:
         """Make SIGCHLD and SIGTERM readable, so that one poll waits for everything."""
-        wake_fd, signal_fd = os.pipe()
-        os.set_blocking(wake_fd, False)
-        os.set_blocking(signal_fd, False)
+        wake_fd, signal_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(signal_fd, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         return wake_fd
 
@@ -333,6 +323,14 @@ class Keeper:
         if self._pump.tail:
             with suppress(OSError):  # as for the log itself: how it ended counts more
                 write_file(TAIL, bytes(self._pump.tail), self._run_fd, durable=False)
+
+
+def _open_stdin() -> int:
+    """Return a descriptor of what the agent reads; raises OSError."""
+    try:
+        return os.open(STDIN, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:  # it reads nothing
+        return os.open(os.devnull, os.O_RDONLY)
 
 
 def _drain(fd: int) -> bytes:

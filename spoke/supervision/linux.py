@@ -20,6 +20,8 @@ _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_ZERO: Final = ctypes.c_ulong(0)
+_CHUNK: Final = 4096
 _GONE: Final = (FileNotFoundError, ProcessLookupError)
 """How /proc says that a process has ended between two looks."""
 
@@ -51,9 +53,20 @@ def now_rfc3339() -> str:
 
 
 def _prctl(option: int, value: ctypes.c_ulong | ctypes.c_char_p) -> None:
-    zero = ctypes.c_ulong(0)
-    if _libc.prctl(option, value, zero, zero, zero) != 0:
+    if _libc.prctl(option, value, _ZERO, _ZERO, _ZERO) != 0:
         raise OSError(ctypes.get_errno(), f"prctl {option}")
+
+
+def _read(path: str) -> bytes:
+    """Return what a small file of /proc holds; raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = b""
+        while chunk := os.read(fd, _CHUNK):  # a shorter one than asked for is not the last, seq_file(9)
+            content += chunk
+        return content
+    finally:
+        os.close(fd)
 
 
 def die_with_parent() -> None:
@@ -73,13 +86,13 @@ def set_process_name(name: str) -> None:
 
 def this_process() -> Process:
     """Return the calling process."""
-    return Process(os.getpid(), _parse_stat(Path("/proc/self/stat").read_bytes()).start_ticks)
+    return Process(os.getpid(), _parse_stat(_read("/proc/self/stat")).start_ticks)
 
 
 def stat_of(pid: int) -> ProcessStat | None:
     """Return what the kernel says of `pid`, None when there is no such process."""
     try:
-        return _parse_stat(Path(f"/proc/{pid}/stat").read_bytes())
+        return _parse_stat(_read(f"/proc/{pid}/stat"))
     except _GONE:
         return None
 
@@ -102,8 +115,13 @@ def children_of(pid: int) -> list[int]:
     with suppress(*_GONE):
         for task in Path(f"/proc/{pid}/task").iterdir():
             with suppress(*_GONE):
-                found += map(int, (task / "children").read_bytes().split())
+                found += map(int, _read(f"{task}/children").split())
     return found
+
+
+def own_children() -> list[int]:
+    """Return the children of the calling thread, zombies too."""
+    return list(map(int, _read("/proc/thread-self/children").split()))
 
 
 def descendants_of(pid: int) -> dict[Process, ProcessStat]:

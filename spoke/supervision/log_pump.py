@@ -64,7 +64,8 @@ class LogPump:
                 break
         self._keep(self._masker.flush())
         try:
-            os.fsync(self._log_fd)
+            if self.kept or self.dropped:
+                os.fsync(self._log_fd)
         except OSError as error:
             self.problem = self.problem or f"log: {error.strerror}"
         os.close(self._log_fd)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import select
 import signal
 import socket
 from typing import Final
 
 from spoke.supervision import linux
-from spoke.supervision.agent_process import Understudy
+from spoke.supervision.agent_process import Understudy, ignore_nothing, take_note
 from spoke.supervision.keeper import KeeperFds, keep, prepare, rehearse
 
 REQUEST: Final = b"start"
@@ -40,6 +41,7 @@ class Spare:
     def __init__(self, requests: socket.socket) -> None:
         """Fork one; raises `Wanted` in it as soon as it knows what to keep."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        linux.set_process_name("hubspoke-spare")  # inherited: cheaper than if each had to set its own
         with theirs:
             try:
                 pid = os.fork()
@@ -50,10 +52,14 @@ class Spare:
                     requests.close()
                     self._socket.close()
                     understudy = prepare()
+                    if not select.select([theirs], [], [], 0)[0]:
+                        rehearse()
                     fds = _receive(theirs)
                     if fds is None or len(fds) != _FDS:
                         raise Wanted(None, understudy)
                     raise Wanted(KeeperFds(*(*fds, theirs.detach())), understudy)
+
+        linux.set_process_name("hubspoke-nursery")
 
     def hand_over(self, fds: list[int]) -> bool:
         """Give it an agent to keep; false when it is gone."""
@@ -74,8 +80,11 @@ def main(socket_fd: int) -> int:
     """Serve start requests until the spoke's end closes; in a keeper, return when its agent has ended."""
     os.umask(0o077)
     linux.set_process_name("hubspoke-nursery")
-    for signum in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):  # ended keepers are reaped by the kernel
-        signal.signal(signum, signal.SIG_IGN)
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, take_note)
+    ignore_nothing()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended keepers are reaped by the kernel
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # of nobody here, agents included: a core is full of secrets
     for _ in range(_REHEARSALS):
         rehearse()
     gc.collect()

@@ -20,13 +20,15 @@ from typing import Any, Final, Literal, get_args
 LAUNCH: Final = "launch.json"
 """What to run; written before anything is forked and never replaced: an attempt is started at most once."""
 STDIN: Final = "stdin"
-"""What the agent reads: as it is, or as lines of messages (`input_feed`)."""
+"""What the agent reads: as it is, or as lines of messages (`input_feed`). Not there when it reads nothing."""
 LOG: Final = "log"
 """stdout and stderr of the agent, as they came, up to the cap."""
 TAIL: Final = "log.tail"
 """The last of what was dropped after the cap, unless nothing was: how it ended is told last."""
 LOCK: Final = "keeper.lock"
-"""Held from before the launch record exists until the keeper ends: liveness without process ids."""
+"""Held from before the launch record exists until the keeper ends: liveness without process ids.
+
+The launch record is another name of this file: a file that is made costs more than all that is written into it."""
 KEEPER: Final = "keeper.json"
 CONTROL: Final = "control"
 EXIT: Final = "exit.json"
@@ -37,6 +39,7 @@ TOKEN_NAME: Final = "HUBSPOKE_RUN"  # noqa: S105 - the name of a variable, no pa
 """The one environment variable added to what was asked for, to find an agent whose keeper is gone."""
 
 Cause = Literal["exited", "timeout", "silence", "killed", "oom", "processes", "spawn_failed", "lost"]
+_CHUNK: Final = 65536
 _CAUSES: Final = frozenset(get_args(Cause))
 
 
@@ -272,8 +275,13 @@ def read_file(name: str, dir_fd: int) -> bytes | None:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     except FileNotFoundError:
         return None
-    with os.fdopen(fd, "rb") as file:
-        return file.read()
+    try:
+        content = b""
+        while chunk := os.read(fd, _CHUNK):
+            content += chunk
+        return content
+    finally:
+        os.close(fd)
 
 
 def write_file(name: str, content: bytes, dir_fd: int, *, durable: bool) -> None:
@@ -281,14 +289,26 @@ def write_file(name: str, content: bytes, dir_fd: int, *, durable: bool) -> None
     temporary = f"{name}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o600, dir_fd=dir_fd)
-    with os.fdopen(fd, "wb") as file:
-        file.write(content)
-        file.flush()
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
         if durable:
             os.fsync(fd)
+    finally:
+        os.close(fd)
     os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     if durable:
         os.fsync(dir_fd)
+
+
+def link_file(name: str, fd: int, content: bytes, source: str, dir_fd: int) -> None:
+    """Let the file `source`, open as `fd`, appear as `name`, too, whole or not at all. Raises OSError."""
+    os.ftruncate(fd, 0)  # what a starter left that did not get as far as the link
+    offset = 0
+    while offset < len(content):
+        offset += os.pwrite(fd, content[offset:], offset)
+    os.link(source, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
 
 
 def sync_file(name: str, dir_fd: int) -> None:

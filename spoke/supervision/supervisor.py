@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, Self
@@ -22,11 +22,13 @@ from spoke.supervision.nursery_client import DEFAULT_ENV, NurseryClient
 from spoke.supervision.run_dir import (
     CONTROL,
     LAUNCH,
+    LOCK,
     STDIN,
     Ending,
     LaunchSpec,
     RunState,
     encode_launch,
+    link_file,
     read_file,
     sync_file,
     write_file,
@@ -62,6 +64,7 @@ class Supervisor:
         self._nursery = NurseryClient(nursery_env)
         self._starts_at_once = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._working: set[asyncio.Task[None]] = set()
+        self._unsynced: list[Path] = []
 
     async def __aenter__(self) -> Self:
         if not linux.lists_children():
@@ -136,10 +139,19 @@ class Supervisor:
     async def _start(self, run: _OpenRun, spec: LaunchSpec) -> None:
         with run.closing:
             async with self._starts_at_once:
-                _write_launch(run.dir_fd, spec)
+                _write_launch(run.dir_fd, run.lock_fd, spec)
                 status = await self._ask_nursery((run.dir_fd, run.lock_fd, run.control_fd))
             _check_started(status, run.dir_fd)
-        self._in_background(asyncio.to_thread(_sync_launch, run.path))
+        self._unsynced.append(run.path)
+        if len(self._unsynced) == 1:
+            self._in_background(self._sync())
+
+    async def _sync(self) -> None:
+        """Bring launch records to the disk, together what comes meanwhile: a task for a thread is dear."""
+        while self._unsynced:
+            count = len(self._unsynced)
+            await asyncio.to_thread(_sync_launches, tuple(self._unsynced))
+            del self._unsynced[:count]
 
     async def _ask_nursery(self, fds: tuple[int, int, int]) -> bytes:
         """Return what the keeper says; a nursery that died is replaced as long as no agent can have been forked."""
@@ -193,20 +205,22 @@ def _open_control(dir_fd: int) -> int:
     return os.open(CONTROL, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
 
 
-def _write_launch(dir_fd: int, spec: LaunchSpec) -> None:
+def _write_launch(dir_fd: int, lock_fd: int, spec: LaunchSpec) -> None:
     """Write stdin and then, as the fence, the launch record; raises LaunchRefused when there is one."""
     if read_file(LAUNCH, dir_fd) is not None:
         raise LaunchRefused("the run directory holds a launch record: an attempt is started at most once")
     # The agent does not wait until the disk has them: who could start it twice is on this machine and sees them; after
     # a power cut nobody starts this attempt again, for the claim that counted it was durable before.
-    write_file(STDIN, spec.stdin, dir_fd, durable=False)
-    write_file(LAUNCH, encode_launch(spec, secrets.token_hex(16)), dir_fd, durable=False)
+    if spec.stdin or spec.stream:
+        write_file(STDIN, spec.stdin, dir_fd, durable=False)
+    link_file(LAUNCH, lock_fd, encode_launch(spec, secrets.token_hex(16)), LOCK, dir_fd)
 
 
-def _sync_launch(run_dir: Path) -> None:
-    """Bring the launch record of a running agent to the disk; one that refuses takes nothing from the agent."""
-    with suppress(OSError), adoption.opened(run_dir) as dir_fd:
-        sync_file(LAUNCH, dir_fd)
+def _sync_launches(run_dirs: Sequence[Path]) -> None:
+    """Bring launch records to the disk; one that refuses takes nothing from the agent."""
+    for run_dir in run_dirs:
+        with suppress(OSError), adoption.opened(run_dir) as dir_fd:
+            sync_file(LAUNCH, dir_fd)
 
 
 def _settle(run_dir: Path) -> Ending | None:

@@ -22,10 +22,13 @@ from spoke.supervision.run_dir import (
     EXIT,
     KEEPER,
     LAUNCH,
+    LOCK,
     LOG,
+    STDIN,
     KeeperRecord,
     RunState,
     decode_keeper,
+    decode_launch,
     encode_keeper,
     encode_launch,
 )
@@ -334,8 +337,30 @@ async def test_a_keeper_that_fails_says_why_and_its_run_is_lost(
 async def test_a_start_that_cannot_be_written_down_starts_nothing(
     supervisor: Supervisor, run_dir: Path, work: Path
 ) -> None:
-    (run_dir / f"{LAUNCH}.tmp").mkdir()
+    (run_dir / f"{STDIN}.tmp").mkdir()
     with pytest.raises(IsADirectoryError):
-        await supervisor.start(run_dir, shell("echo started > record", work))
+        await supervisor.start(run_dir, shell("echo started > record", work, stdin=b"read me"))
     assert supervisor.state(run_dir) is RunState.NEVER_STARTED
     assert not (work / "record").exists()
+
+
+async def test_what_a_starter_wrote_before_it_died_is_no_launch_record_and_is_in_nobodys_way(
+    supervisor: Supervisor, run_dir: Path, work: Path
+) -> None:
+    (run_dir / LOCK).write_bytes(b"half of another launch record, and longer than the one that is to come" * 20)
+    assert supervisor.state(run_dir) is RunState.NEVER_STARTED
+    await supervisor.start(run_dir, shell("echo started > record", work))
+    await supervisor.wait(run_dir)
+    assert (work / "record").read_text() == "started\n"
+    assert decode_launch((run_dir / LAUNCH).read_bytes())[0].argv[-1] == "echo started > record"
+
+
+async def test_a_refused_start_leaves_the_launch_record_as_it_was(
+    supervisor: Supervisor, run_dir: Path, work: Path
+) -> None:
+    await supervisor.start(run_dir, shell("true", work))
+    await supervisor.wait(run_dir)
+    before = (run_dir / LAUNCH).read_bytes()
+    with pytest.raises(LaunchRefused):
+        await supervisor.start(run_dir, shell("echo again", work))
+    assert (run_dir / LAUNCH).read_bytes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -98,6 +99,31 @@ async def test_agent_starts_with_a_clean_slate(supervisor: Supervisor, run_dir: 
     assert pgrp == session
 
 
+async def test_no_signal_is_ignored_by_what_no_shell_put_right(
+    supervisor: Supervisor, run_dir: Path, work: Path
+) -> None:
+    await supervisor.start(run_dir, program(("cat", "/proc/self/status"), work))
+    await supervisor.wait(run_dir)
+    status = dict(line.split(":\t", 1) for line in (run_dir / "log").read_text().splitlines())
+    glibc_only = 0x1_8000_0000
+    assert {int(status[name], 16) & ~glibc_only for name in ("SigBlk", "SigIgn", "SigCgt")} == {0}
+
+
+def _stdio_of(pid: int) -> set[str]:
+    return {str(Path(f"/proc/{pid}/fd/{fd}").readlink()) for fd in (0, 1, 2)}
+
+
+async def test_a_keeper_holds_nothing_of_the_spokes_terminal_or_log(
+    supervisor: Supervisor, run_dir: Path, work: Path
+) -> None:
+    await supervisor.start(run_dir, shell("sleep 60", work))
+    keeper = json.loads((run_dir / "keeper.json").read_bytes())["pid"]
+    held = _stdio_of(keeper)
+    await supervisor.kill(run_dir, 0, "test")
+    await supervisor.wait(run_dir)
+    assert held == {os.devnull}
+
+
 @pytest.mark.parametrize(
     ("argv", "cwd", "detail"),
     [
@@ -176,6 +202,24 @@ async def test_the_launch_record_comes_to_the_disk_beside_the_agent(
         assert synced == []
         may_sync.set()
     assert synced == [run_dir / "launch.json", run_dir]
+
+
+async def test_launch_records_that_wait_for_the_disk_all_come_to_it(
+    nursery_env: dict[str, str], new_run: Callable[[str], Path], work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, synced, may_sync = [new_run(name) for name in "abc"], set(), threading.Event()
+
+    def fsync(fd: int) -> None:
+        may_sync.wait()
+        synced.add(Path(f"/proc/self/fd/{fd}").readlink())
+
+    async with Supervisor(nursery_env=nursery_env) as supervisor:
+        monkeypatch.setattr(os, "fsync", fsync)
+        for run_dir in runs:
+            await supervisor.start(run_dir, shell("true", work))
+            await supervisor.wait(run_dir)
+        may_sync.set()
+    assert synced == {*runs, *(run_dir / "launch.json" for run_dir in runs)}
 
 
 async def test_leaving_waits_for_starts_under_way(nursery_env: dict[str, str], run_dir: Path, work: Path) -> None:
