@@ -185,6 +185,10 @@ class Keyring:
                 raise KeyRefused(f"{owned.owner} and {other.owner} have the same key {owned.key.fingerprint}")
             self._by_kid[owned.key.kid] = owned
 
+    def all(self) -> tuple[OwnedKey, ...]:
+        """Return all keys, retired ones too."""
+        return tuple(self._by_kid.values())
+
     def find(self, kid: str, now_s: float) -> OwnedKey:
         """Return the key that `kid` names now; raises `BadSignature` for unknown and retired ones alike."""
         owned = self._by_kid.get(kid)

@@ -99,6 +99,13 @@ class TrustStore:
     def _read(self) -> Trust:
         return read_trust(self._database)
 
+    def read(self, query: str, *values: str | int | bytes) -> list[tuple[Any, ...]]:
+        """Return the rows of a query; raises `Unavailable`."""
+        try:
+            return self._database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise Unavailable(f"the trust store cannot be read: {error}") from error
+
     @contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
         """Change the tables in one transaction, undone by any error; raises `Unavailable`."""

@@ -47,11 +47,15 @@ CREATE TABLE IF NOT EXISTS announcements (
     connection INTEGER PRIMARY KEY REFERENCES peers(connection) ON DELETE CASCADE,
     epoch INTEGER NOT NULL DEFAULT 0, problem TEXT
 ) STRICT;
+CREATE TABLE IF NOT EXISTS machines (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE, raw BLOB NOT NULL, added_s INTEGER NOT NULL
+) STRICT;
 PRAGMA user_version = {FORMAT};
 """
 _MISSING: Final = """
-SELECT count(*) < 5 FROM sqlite_master
-WHERE type = 'table' AND name IN ('peers', 'keys', 'invites', 'rotations', 'announcements')
+SELECT count(*) < 6 FROM sqlite_master
+WHERE type = 'table' AND name IN ('peers', 'keys', 'invites', 'rotations', 'announcements', 'machines')
 """
 _PRIMARY: Final = 0xFF
 """What of an extended result code of SQLite is the primary one."""

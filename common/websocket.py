@@ -45,10 +45,10 @@ class NotOffered(HubspokeError):
     http_status = 502
 
 
-def server_socket() -> ServerSocket:
+def server_socket(subprotocol: str = SUBPROTOCOL) -> ServerSocket:
     """Return a WebSocket to answer an upgrade with; an offer of compression is declined."""
     return web.WebSocketResponse(
-        protocols=(SUBPROTOCOL,),
+        protocols=(subprotocol,),
         compress=False,
         max_msg_size=_MAX_MESSAGE,
         heartbeat=HEARTBEAT_S,
@@ -58,12 +58,12 @@ def server_socket() -> ServerSocket:
 
 
 @asynccontextmanager
-async def dial(session: aiohttp.ClientSession, url: str) -> AsyncIterator[ClientSocket]:
+async def dial(session: aiohttp.ClientSession, url: str, subprotocol: str = SUBPROTOCOL) -> AsyncIterator[ClientSocket]:
     """Open a WebSocket to a hub's link; raises `NotOffered`, or `Unavailable` when nobody answers as a hub would."""
     try:
         socket = await session.ws_connect(
             url,
-            protocols=(SUBPROTOCOL,),
+            protocols=(subprotocol,),
             compress=0,
             max_msg_size=_MAX_MESSAGE,
             heartbeat=HEARTBEAT_S,
@@ -79,8 +79,8 @@ async def dial(session: aiohttp.ClientSession, url: str) -> AsyncIterator[Client
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise cannot_reach(url, error) from error
     try:
-        if socket.protocol != SUBPROTOCOL:
-            raise NotOffered(f"{url} does not speak {SUBPROTOCOL}")
+        if socket.protocol != subprotocol:
+            raise NotOffered(f"{url} does not speak {subprotocol}")
         yield socket
     finally:
         await close(socket, GOING_AWAY, "stopping")

@@ -16,17 +16,20 @@ from common.keyring import Keyring
 from common.peers import LOCAL_TENANT, Trust
 from common.tracing import Tracing
 from spoke.agent_spans import AgentSpans
-from spoke.answers import Answers
+from spoke.answers import OwnDisk
 from spoke.attendant import Attendant
 from spoke.current_launcher import CurrentLauncher
 from spoke.git import Git
 from spoke.janitor import Janitor, Keep
 from spoke.launching import Launcher
+from spoke.machines.places import Places
 from spoke.node import Spoke
 from spoke.occupancy import Occupancy
 from spoke.patches import Patches
+from spoke.permission import OwnPermission, Permission
 from spoke.policy import LOCAL_POLICY
 from spoke.queue import Queue
+from spoke.queue_coding import worker_prefix
 from spoke.runs import Runs
 from spoke.settings import LimitsSection, SpokeSettings
 from spoke.stored_command import StoredCommands
@@ -44,13 +47,13 @@ _GIB: Final = 1024**3
 class AgentParts:
     """What works on agents; `limits` are those under which tenants' agents start now, `runs` are read by others too."""
 
-    commands: StoredCommands
     limits: Callable[[], Mapping[str, int]]
     runs: Runs
+    occupancy: Occupancy
     worker: Worker
     janitor: Janitor
     launcher: CurrentLauncher
-    answers: Answers
+    disk: OwnDisk
     remake: Callable[[SpokeSettings], Launcher]
 
     def prepare(self, settings: SpokeSettings) -> Callable[[], None]:
@@ -64,32 +67,58 @@ class AgentParts:
         return adopt
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerRole:
+    """Which of a spoke's workers one is: its name, empty for the node's own, and the id of the machine that it is on.
+
+    `machine` is empty for the node's own.
+    """
+
+    name: str = ""
+    machine: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deciding:
+    """Who decides: whether an attempt may start, and whose agents may start now and how many at once."""
+
+    permission: Permission
+    limits: Callable[[], Mapping[str, int]]
+
+
+def own_deciding(spoke: Spoke, commands: StoredCommands, trust: Callable[[], Trust]) -> Deciding:
+    """Return how the node itself decides, and the workers of its directory."""
+    return Deciding(OwnPermission(commands, Places(spoke.directory.path)), _limits(spoke, trust))
+
+
+def stored_commands(spoke: Spoke, keyring: Callable[[], Keyring], trust: Callable[[], Trust]) -> StoredCommands:
+    """Return what proves stored commands by the node's own trust."""
+    return StoredCommands(spoke.me.instance, keyring, trust, spoke.policy_of)
+
+
 def agent_parts(
     spoke: Spoke,
     queue: Queue,
-    keyring: Callable[[], Keyring],
-    trust: Callable[[], Trust],
+    deciding: Deciding,
     sup: Supervisor,
-    name: str,
+    role: WorkerRole,
     tracing: Tracing,
 ) -> AgentParts:
-    """Build them for the worker `name`, empty for the node's own; raises LocalError `config`."""
-    directory, clock = spoke.directory, SystemClock()
-    commands = StoredCommands(spoke.me.instance, keyring, trust, spoke.policy_of)
-    limits = _limits(spoke, trust)
+    """Build them for the node's own worker or another; raises LocalError `config`."""
+    directory, clock, limits = spoke.directory, SystemClock(), deciding.limits
     runs, occupancy = Runs(directory.runs), Occupancy(directory.path)
     groups = _groups() if spoke.settings.limits.cgroup == "auto" else None
     launcher = CurrentLauncher(_launcher(spoke, spoke.settings, groups))
     workspaces = Workspaces(directory.workspaces, git=Git(dict(os.environ)), ignored=launcher.ignored_files)
     patches = Patches(runs, workspaces)
     spans = AgentSpans(tracing, spoke.me.instance)
-    attendant = Attendant(queue, commands, workspaces, sup, runs, launcher, clock, spans=spans)
-    node, life = _place(directory.path, name), clock.new_id()
+    attendant = Attendant(queue, deciding.permission, workspaces, sup, runs, launcher, clock, spans=spans)
+    node, life = _place(directory.path, role), clock.new_id()
     worker = Worker(queue, attendant, limits, node=node, life=life, occupancy=occupancy)
     keep = _keep(spoke.settings.limits)
     janitor = Janitor(queue, runs, workspaces, sup, occupancy, clock, keep)
-    answers, remake = Answers(runs, patches), partial(_launcher, spoke, groups=groups)
-    return AgentParts(commands, limits, runs, worker, janitor, launcher, answers, remake)
+    disk, remake = OwnDisk(runs, patches), partial(_launcher, spoke, groups=groups)
+    return AgentParts(limits, runs, occupancy, worker, janitor, launcher, disk, remake)
 
 
 def _limits(spoke: Spoke, trust: Callable[[], Trust]) -> Callable[[], Mapping[str, int]]:
@@ -124,7 +153,8 @@ def _keep(limits: LimitsSection) -> Keep:
     return Keep(limits.retention_days * _DAY_MS, limits.mirror_days * _DAY_MS, int(limits.disk_gib * _GIB))
 
 
-def _place(directory: Path, worker: str) -> str:
+def _place(directory: Path, role: WorkerRole) -> str:
     """Name the directory for leases, by its inode number, which a copy of it does not share; and the worker there."""
     place = f"{os.uname().nodename}-{directory.stat().st_ino}"
-    return f"{place}/{worker}" if worker else place
+    named = f"{place}/{role.name}" if role.name else place
+    return f"{worker_prefix(role.machine)}{named}" if role.machine else named

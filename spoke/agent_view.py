@@ -13,7 +13,7 @@ from spoke.agent_record import AgentRecord, AgentRef
 from spoke.queue import Queue
 
 _PAGE: Final = 200
-_OPERATORS_OWN: Final = ("peer", "detail", "origin", "requeued_as")
+_OPERATORS_OWN: Final = ("peer", "detail", "origin", "requeued_as", "machine")
 
 
 class AgentNotFound(PeerError):

@@ -6,11 +6,12 @@ Asked only for agents that the queue has just said belong to the asker, after th
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 from common import strict_json
 from common.commands import Command, Diff, Logs, Send
-from common.errors import CommandRefused, NotAllowed
+from common.errors import CommandRefused, NotAllowed, Unavailable
 from spoke.agent_record import AgentRecord
 from spoke.launching import message_of
 from spoke.patches import Patches
@@ -37,36 +38,82 @@ def counts_bytes(command: Command) -> bool:
     return isinstance(command, Logs | Diff)
 
 
-class Answers:
-    """Answers about agents of this machine."""
+class Disk(Protocol):
+    """Where an agent's things lie."""
+
+    async def read_log(self, record: AgentRecord, offset: int, limit: int) -> LogSlice:
+        """Return a piece of the log of its last attempt, at most `limit` bytes; raises `Unavailable`."""
+
+    async def read_patch(self, record: AgentRecord, offset: int, limit: int) -> LogSlice:
+        """Return a piece of its patch; raises `CommandRefused`, `Unavailable`."""
+
+    async def send(self, record: AgentRecord, message_id: str, text: str) -> None:
+        """Pass a message on, once however often it is sent: durable before it returns; as `read_patch` raises."""
+
+
+class OwnDisk:
+    """This machine's."""
 
     def __init__(self, runs: Runs, patches: Patches) -> None:
         self._runs = runs
         self._patches = patches
 
-    async def answer(self, command: Command, record: AgentRecord, room: int) -> dict[str, Any] | None:
-        """Return the members of the result beside `id`, None where it is the agent's status.
+    async def read_log(self, record: AgentRecord, offset: int, limit: int) -> LogSlice:
+        """Return a piece of the log."""
+        return self._runs.read_log(record.ref, record.attempt, offset, limit)
 
-        A piece takes at most `room` bytes of JSON. Raises `CommandRefused`.
-        """
-        match command:
-            case Logs():
-                piece = self._runs.read_log(record.ref, record.attempt, command.offset, command.limit)
-                return {"log": _fitting(piece, room).to_json(ended=record.terminal)}
-            case Diff():
-                piece = await self._patches.read(record, command.offset, command.limit)
-                return {"diff": _fitting(piece, room).to_json(ended=True)}  # a patch that was taken grows no more
-            case Send():
-                await asyncio.to_thread(self._send, command, record)
-        return None
+    async def read_patch(self, record: AgentRecord, offset: int, limit: int) -> LogSlice:
+        """Return a piece of the patch."""
+        return await self._patches.read(record, offset, limit)
 
-    def _send(self, command: Send, record: AgentRecord) -> None:
-        """Pass a message on, once however often it is sent: durable before it is answered."""
+    async def send(self, record: AgentRecord, message_id: str, text: str) -> None:
+        """Pass a message on."""
+        await asyncio.to_thread(self._tell, record, message_id, text)
+
+    def _tell(self, record: AgentRecord, message_id: str, text: str) -> None:
         directory = self._runs.run(record.ref, record.attempt).directory
         try:
-            tell(directory, command.id, message_of(command.text))
+            tell(directory, message_id, message_of(text))
         except MessageConflict as error:
             raise CommandRefused("conflict", "this id was used for another message; use a fresh one") from error
         except (InputClosed, FileNotFoundError) as error:
             why = "it has ended" if record.terminal else "it does not run yet, has closed its input, or takes none"
             raise NotAllowed(f"this agent takes no message now: {why}") from error
+
+
+class Answers:
+    """Answers about agents; `disk_of` says where one's things lie, and raises `Unavailable`.
+
+    `check_reachable` raises `NotAllowed` where nobody can go on with one.
+    """
+
+    def __init__(
+        self, disk_of: Callable[[AgentRecord], Disk], check_reachable: Callable[[AgentRecord], None] = lambda _: None
+    ) -> None:
+        self._disk_of = disk_of
+        self.check_reachable = check_reachable
+
+    async def answer(self, command: Command, record: AgentRecord, room: int) -> dict[str, Any] | None:
+        """Return the members of the result beside `id`, None where it is the agent's status.
+
+        A piece takes at most `room` bytes of JSON. Raises `CommandRefused`, also where it cannot be read now.
+        """
+        try:
+            return await self._answer(command, record, room)
+        except Unavailable as error:
+            # The others' answers must not be lost with it.
+            refused = CommandRefused("not_found", error.message)
+            refused.retryable = True
+            raise refused from error
+
+    async def _answer(self, command: Command, record: AgentRecord, room: int) -> dict[str, Any] | None:
+        match command:
+            case Logs():
+                piece = await self._disk_of(record).read_log(record, command.offset, command.limit)
+                return {"log": _fitting(piece, room).to_json(ended=record.terminal)}
+            case Diff():
+                piece = await self._disk_of(record).read_patch(record, command.offset, command.limit)
+                return {"diff": _fitting(piece, room).to_json(ended=True)}  # a patch that was taken grows no more
+            case Send():
+                await self._disk_of(record).send(record, command.id, command.text)
+        return None

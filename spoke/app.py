@@ -47,7 +47,7 @@ from common.signals import Signals
 from common.store_guard import MarkFile, StoreGuard, Watched
 from common.store_metrics import StoreMetrics
 from common.trust_store import TrustStore
-from spoke.agent_parts import agent_parts
+from spoke.agent_parts import WorkerRole, agent_parts, own_deciding, stored_commands
 from spoke.agent_view import AgentView
 from spoke.current_launcher import CurrentLauncher
 from spoke.dialer import Dialer, Greeter
@@ -59,6 +59,7 @@ from spoke.intake import Intake
 from spoke.joining import Joiner
 from spoke.local_api import Access, Guard, LocalApi
 from spoke.local_spawn import LocalSpawner
+from spoke.machines.parts import NodesTrust, machine_parts
 from spoke.metrics import Metrics
 from spoke.node import Spoke
 from spoke.operator_api import OperatorApi
@@ -99,24 +100,25 @@ class _Parts:
         trust, audit, clock = stores.trust, stores.audit, SystemClock()
         self._spoke, self.dials = spoke, settings.node.link != "never"
         self.queue = Queue(client, me.instance, spoke.bounds)
-        inbox = Inbox(me, trust)
-        keys = OwnKeys(spoke.key_files, trust)
-        audit.sign_with(keys)
-        links, post = Links(), None if settings.node.link == "always" else PostTransport(session)
-        exchange = Exchange(me, keys, inbox, Carrier(links, post), clock)
+        keys, inbox, links, exchange = _voice(spoke, stores, session)
         telling, metrics = stores.telling, stores.telling.metrics
-        agents = agent_parts(spoke, self.queue, keys.keyring, trust.current, sup, "", telling.tracing)
+        commands = stored_commands(spoke, keys.keyring, trust.current)
+        agents = agent_parts(
+            spoke, self.queue, own_deciding(spoke, commands, trust.current), sup, WorkerRole(), telling.tracing
+        )
+        self.machines = machine_parts(spoke, self.queue, agents, NodesTrust(trust, keys.keyring, commands), sup)
         self.worker, self.janitor, self._agents, self.audit = agents.worker, agents.janitor, agents, audit
         watched = Watched(client, self.queue.prefix, MarkFile(directory.path))
         self.store_guard = StoreGuard(
-            watched, self.queue.store, clock, Salvage(self.queue, agents.runs, agents.commands, sup, self.worker)
+            watched, self.queue.store, clock, Salvage(self.queue, agents.runs, commands, sup, self.worker)
         )
         self.courier = Courier(self.queue, exchange, trust.current, metrics.envelope_events.observe)
         rules, spans = partial(self._rules_of, agents.launcher), EnvelopeSpans(telling, clock)
-        router = Router(self.queue, agents.answers, agents.commands, exchange, rules, audit, spans)
+        router = Router(self.queue, self.machines.answers, commands, exchange, rules, audit, spans)
         rotating, announcer = _rotating(spoke, trust, self.queue, keys, exchange)
         petition = Petition(Joiner(me, keys, settings.node.url, clock), session, trust)
-        self.of_peers = (announcer.run, Eviction(self.queue, trust.current).run, petition.run)
+        losing, eviction = self.machines.losing, Eviction(self.queue, trust.current)
+        self.of_trust = (announcer.run, eviction.run, petition.run, losing.run)
         """What goes on in the background because of changes of trust."""
         intake = Intake(inbox, router, rotating, clock, metrics, audit)
         greeter = Greeter(keys, inbox, exchange, clock, self._capacity, lambda: spoke.settings.node.labels)
@@ -128,15 +130,17 @@ class _Parts:
             LocalSpawner(me.instance, keys, self.queue, exchange, clock, agents.launcher.check),
             view,
             self.queue,
-            agents.runs,
+            self.machines.elsewhere,
             Scraping(metrics, StoreMetrics(metrics.table, client, self.queue.store), self.queue, trust, links),
             telling.tracing,
         )
-        operator = OperatorApi(
-            guard, view, self.queue, Requeuer(keys, self.queue, agents.commands, exchange, clock), self.janitor
-        )
+        requeuer = Requeuer(keys, self.queue, commands, exchange, clock)
+        operator = OperatorApi(guard, view, self.queue, requeuer, self.janitor, self.machines.linked)
         self.app = _application(
-            federation.routes(), [*local.routes(), *operator.routes(), *problem_routes()], guard, metrics
+            [*federation.routes(), *self.machines.gate.routes()],
+            [*local.routes(), *operator.routes(), *problem_routes()],
+            guard,
+            metrics,
         )
 
     def prepare(self, settings: SpokeSettings) -> Callable[[], None]:
@@ -161,6 +165,14 @@ class _Parts:
 
     def _oldest_ms(self) -> int:
         return SystemClock().now_ms() - self._spoke.settings.limits.retention_days * _DAY_MS
+
+
+def _voice(spoke: Spoke, stores: _Stores, session: ClientSession) -> tuple[OwnKeys, Inbox, Links, Exchange]:
+    """Return what speaks to peers and hears them."""
+    keys, inbox, links = OwnKeys(spoke.key_files, stores.trust), Inbox(spoke.me, stores.trust), Links()
+    stores.audit.sign_with(keys)
+    post = None if spoke.settings.node.link == "always" else PostTransport(session)
+    return keys, inbox, links, Exchange(spoke.me, keys, inbox, Carrier(links, post), SystemClock())
 
 
 def _application(
@@ -226,7 +238,7 @@ async def _work(
             group.create_task(parts.store_guard.watch()),
             group.create_task(parts.courier.run()),
             group.create_task(parts.janitor.run()),
-            *(group.create_task(run()) for run in parts.of_peers),
+            *(group.create_task(run()) for run in parts.of_trust),
         ]
         if works:
             tasks.append(group.create_task(parts.worker.run()))
@@ -236,6 +248,7 @@ async def _work(
             tasks.append(group.create_task(server.keep_running(_report_valkey)))
         await signals.stop.wait()
         stop_in_time()
+        parts.machines.channels.end_all()
         for task in tasks:
             task.cancel()
 

@@ -28,10 +28,10 @@ from spoke.held import Held, KilledBeforeStart, LeaseLost
 from spoke.launching import Launcher, Resumption, Start
 from spoke.outcome import final_fields
 from spoke.patches import Patches
+from spoke.permission import CannotAsk, Permission, StartedElsewhere
 from spoke.publication import publish
 from spoke.queue import Queue
 from spoke.runs import Run, Runs
-from spoke.stored_command import StoredCommands
 from spoke.supervision.keeper import KEEPER_TERMINATED
 from spoke.supervision.run_dir import Ending, RunState
 from spoke.supervision.supervisor import LaunchFailed, Supervisor
@@ -42,6 +42,7 @@ _log: Final = structlog.get_logger("agent")
 _T = TypeVar("_T")
 _PERSIST_PAUSE_S: Final = 1.0
 _MAX_DETAIL: Final = 500
+_NOBODY_DECIDES: Final = "its machine could not ask the node whether it may start"
 _MAX_PAUSE_MS: Final = 60_000
 
 
@@ -57,7 +58,7 @@ class Attendant:
     def __init__(  # noqa: PLR0913  # everything that an attempt needs comes together here
         self,
         queue: Queue,
-        commands: StoredCommands,
+        permission: Permission,
         workspaces: Workspaces,
         supervisor: Supervisor,
         runs: Runs,
@@ -67,7 +68,7 @@ class Attendant:
         spans: AgentSpans,
     ) -> None:
         self._queue = queue
-        self._commands = commands
+        self._permission = permission
         self._workspaces = workspaces
         self._supervisor = supervisor
         self._runs = runs
@@ -102,6 +103,11 @@ class Attendant:
             await self._finish_unstarted(held, "killed", killed.kill.cause, killed.kill.reason or "")
         except TamperedRecord:
             raise
+        except CannotAsk as error:
+            _log.warning("agent.given_back", reason=error.message)
+            await self._persist(lambda: self._queue.give_back(held.claim, _NOBODY_DECIDES))
+        except StartedElsewhere as error:
+            await self._finish_unstarted(held, "failed", "lost", error.message)
         except CommandRefused as error:
             await self._finish_unstarted(held, "failed", "workspace_failed", error.message)
         except (HubspokeError, OSError) as error:
@@ -115,9 +121,9 @@ class Attendant:
 
     async def _launch(self, held: Held, run: Run, launcher: Launcher) -> None:
         record, asked = held.claim.record, held.claim.asked
-        spawn, claims = self._commands.open(record, asked.spawn)
-        resume, again = self._commands.prove_resume(record, asked.resume) or (None, None)
-        held.spans = self._spans.begin(record, claims, again)
+        proved = await self._unless_killed(held, self._permission.prove(held.claim))
+        spawn, (resume, again) = proved.spawn, proved.resume or (None, None)
+        held.spans = self._spans.begin(record, proved.claims, again)
         workspace = await self._unless_killed(held, self._prepare(held, spawn, anew=resume is None))
         await self._unless_killed(held, self._watch(held, launcher).check())
         resumption = None
@@ -127,6 +133,7 @@ class Attendant:
         start = Start(record.attempt, resumption, held.spans.context)
         spec = await asyncio.to_thread(launcher.prepare, run, workspace, spawn, start)
         await asyncio.to_thread(run.keep_origin, record.fields, asked)
+        await self._unless_killed(held, self._permission.start(held))
         await self._pass_fence(held)
         held.starting = True
         await self._supervisor.start(run.directory, spec)

@@ -6,7 +6,6 @@ tenant's agents; health and metrics need no token on loopback.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,11 +43,10 @@ from spoke.local_models import (
     SpawnedView,
 )
 from spoke.local_spawn import LocalSpawner
+from spoke.machines.elsewhere import Elsewhere
 from spoke.queue import Queue
 from spoke.queue_terms import KillStep
-from spoke.runs import Runs
 from spoke.scraping import Scraping
-from spoke.supervision.control import ask_to_end
 
 _OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _CREATED: Final = 201
@@ -111,7 +109,7 @@ class LocalApi:
         spawner: LocalSpawner,
         view: AgentView,
         queue: Queue,
-        runs: Runs,
+        disks: Elsewhere,
         scraping: Scraping,
         tracing: Tracing,
     ) -> None:
@@ -120,7 +118,7 @@ class LocalApi:
         self._view = view
         self._spawner = spawner
         self._queue = queue
-        self._runs = runs
+        self._disks = disks
         self._scraping = scraping
         self._tracing = tracing
 
@@ -216,11 +214,8 @@ class LocalApi:
         self, agent_id: str, peer: str | None, wanted: KillRequest, error: Unavailable
     ) -> web.Response:
         """Tell the keeper itself: it needs no store, and the record follows when there is one again (fault row 13)."""
-        found = [run for run in await asyncio.to_thread(self._runs.unsettled_of, agent_id) if run.is_of(peer)]
-        if not found:
+        if not await self._disks.end(agent_id, peer, wanted.grace_s):
             raise error
-        for unsettled in found:
-            ask_to_end(unsettled.run.directory, wanted.grace_s, "killed_by_operator")
         await self._audit.note("kill.decided", agents=[agent_id], peer=peer, reason=wanted.reason)
         detail = f"its keeper was told to end it; its record follows when the store is back ({error.message})"
         return json_response({"agentId": agent_id, "status": "running", "detail": detail}, status=_ACCEPTED)
@@ -229,7 +224,7 @@ class LocalApi:
         query = read_query(request, LogQuery)
         record = await self._view.find(request.match_info["agentId"], query.peer)
         limit = min(query.limit, _MAX_LOG_BYTES)
-        piece = self._runs.read_log(record.ref, record.attempt, query.offset, limit)
+        piece = await self._disks.disk_of(record).read_log(record, query.offset, limit)
         return json_response(piece.to_json(ended=record.terminal))
 
     async def _health(self, _request: web.Request) -> web.Response:

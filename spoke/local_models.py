@@ -69,6 +69,12 @@ class SweepView(TolerantModel):
     removed: list[RemovedView]
 
 
+class MachinesView(TolerantModel):
+    """Whether each machine has a link now, by id."""
+
+    linked: dict[str, bool]
+
+
 class QueueView(TolerantModel):
     """How many agents wait and run, and whether new ones are started (`paused`) and taken (`draining`)."""
 
@@ -85,6 +91,8 @@ class OperatorsAgentView(AgentStatus):
     detail: str | None
     origin: str | None
     requeued_as: str | None
+    machine: str | None
+    """The other machine that claimed it last."""
 
 
 class AgentList(TolerantModel):

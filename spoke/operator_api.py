@@ -5,6 +5,7 @@ Requeue what failed, pause and drain the queue, sweep the directory. Same token 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from aiohttp import web
@@ -14,7 +15,15 @@ from common.route import Route
 from spoke.agent_view import AgentView, shown
 from spoke.janitor import Janitor
 from spoke.local_api import Guard, named
-from spoke.local_models import AgentQuery, FlagRequest, OperatorsAgentView, QueueView, SweepRequest, SweepView
+from spoke.local_models import (
+    AgentQuery,
+    FlagRequest,
+    MachinesView,
+    OperatorsAgentView,
+    QueueView,
+    SweepRequest,
+    SweepView,
+)
 from spoke.queue import Queue
 from spoke.requeue import Requeuer
 
@@ -22,7 +31,17 @@ from spoke.requeue import Requeuer
 class OperatorApi:
     """The routes for the operator."""
 
-    def __init__(self, guard: Guard, view: AgentView, queue: Queue, requeuer: Requeuer, janitor: Janitor) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        view: AgentView,
+        queue: Queue,
+        requeuer: Requeuer,
+        janitor: Janitor,
+        linked: Callable[[], Mapping[str, bool]],
+    ) -> None:
+        """Take also `linked`, which says of each machine, by id, whether it has a link now."""
+        self._linked = linked
         self._guard = guard
         self._audit = guard.audit
         self._view = view
@@ -44,6 +63,7 @@ class OperatorApi:
                 response=OperatorsAgentView,
             ),
             Route("GET", "/queue", guard(self._show_queue), "How much waits and runs", response=QueueView),
+            Route("GET", "/machines", guard(self._show_machines), "Which machines have a link", response=MachinesView),
             Route(
                 "POST",
                 "/queue/drain",
@@ -80,6 +100,9 @@ class OperatorApi:
 
     async def _show_queue(self, _request: web.Request) -> web.Response:
         return json_response({**await self._queue.load(), **await self._queue.flags()})
+
+    async def _show_machines(self, _request: web.Request) -> web.Response:
+        return json_response({"linked": dict(self._linked())})
 
     async def _drain(self, request: web.Request) -> web.Response:
         return await self._set_flag(request, "draining")

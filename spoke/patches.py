@@ -41,7 +41,7 @@ class Patches:
             workspace = await asyncio.to_thread(self._workspaces.find, record.ref.tenant, record.ref.agent_id)
             if workspace is not None:
                 await self._take(workspace, run)
-            elif _has_changed(record) and not run.patch_file.exists():
+            elif has_changed(record) and not run.patch_file.exists():
                 raise CommandRefused(
                     "not_found", "this agent's patch is gone; its work is under the refs of its result"
                 )
@@ -66,7 +66,8 @@ class Patches:
         await asyncio.to_thread(_write, run, patch)
 
 
-def _has_changed(record: AgentRecord) -> bool:
+def has_changed(record: AgentRecord) -> bool:
+    """Whether its result says that it changed files."""
     result = json.loads(record.fields.get("result") or "{}")
     return bool(result.get("diffStat", {}).get("files"))
 

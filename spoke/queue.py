@@ -77,7 +77,8 @@ class Queue:
         """The spoke's own limits; they may be replaced while it runs."""
         self._scripts = ScriptSet("spoke")
 
-    async def _run(self, script: str, *arguments: str | bytes | int) -> Any:
+    async def run(self, script: str, *arguments: str | bytes | int) -> Any:
+        """Run one of the scripts, behind the queue's prefix."""
         return await self._scripts[script](self._client, [], [self.prefix, *arguments])
 
     async def accept(self, sender: Sender, jti: str, raw: bytes, steps: Sequence[Step]) -> list[Answer]:
@@ -89,7 +90,7 @@ class Queue:
         """
         policy, bounds, known = sender.policy, self.bounds, self.store.mark
         arguments = [item for step in steps for item in encode_step(step, policy)]
-        answer = await self._run(
+        answer = await self.run(
             "accept", sender.tenant, sender.instance, jti, raw, bounds.replay_ms,
             0 if policy.rate_per_s >= UNLIMITED else policy.rate_per_s, policy.queued, policy.agents, bounds.queued,
             TOMBSTONE_MS, bounds.retention_ms, known.generation, known.accepted, policy.commands_per_s,
@@ -125,7 +126,7 @@ class Queue:
         """Kill also what waits beyond what one script should take; whoever gets no answer asks again."""
         killed, waiting = ended, ended == KILLED_AT_ONCE
         while kill is not None and waiting:
-            ended, asked = await self._run(
+            ended, asked = await self.run(
                 "kill_all", tenant, kill.to_json(), kill.cause, self.bounds.retention_ms, KILLED_AT_ONCE
             )
             killed, waiting = killed + ended, ended == KILLED_AT_ONCE
@@ -134,7 +135,7 @@ class Queue:
     async def claim(self, worker: str, limits: Mapping[str, int]) -> Claim | None:
         """Take the next agent of a tenant in `limits` (tenant: agents at once) under a lease of `LEASE_MS`."""
         pairs = [item for pair in limits.items() for item in pair]
-        return read_claim(await self._run("claim", worker, LEASE_MS, self.bounds.agents, len(limits), *pairs))
+        return read_claim(await self.run("claim", worker, LEASE_MS, self.bounds.agents, len(limits), *pairs))
 
     async def leases(self) -> dict[str, int]:
         """Return the deadlines of all leases, by `TENANT AGENT`."""
@@ -145,7 +146,7 @@ class Queue:
     async def reclaim(self, worker: str, former: str, abandoned: Mapping[str, int]) -> Claim | None:
         """Take over an agent which a worker named `former…` held, or whose lease still is as in `abandoned`."""
         pairs = [item for lease in abandoned.items() for item in lease]
-        return read_claim(await self._run("reclaim", worker, LEASE_MS, former, *pairs))
+        return read_claim(await self.run("reclaim", worker, LEASE_MS, former, *pairs))
 
     async def count_takeover(self, cause: str) -> None:
         """Count a lease that was taken over, whichever process did it; raises `Unavailable`."""
@@ -163,42 +164,42 @@ class Queue:
         pairs = [item for name, value in record.fields.items() if name not in _HOLDING for item in (name, value)]
         ref, fields = record.ref, record.fields
         envelopes = (asked.spawn, fields.get("env", ""), asked.resume, fields.get("resume_env", ""))
-        return bool(await self._run("restore", ref.tenant, ref.agent_id, worker, *envelopes, *pairs))
+        return bool(await self.run("restore", ref.tenant, ref.agent_id, worker, *envelopes, *pairs))
 
     async def renew(self, claims: Sequence[Claim]) -> list[KillStep | bool]:
         """Keep leases; returns for each True, the kill that was asked for, or False when the lease is lost."""
         arguments = [item for claim in claims for item in held_arguments(claim)]
-        answers = await self._run("renew", LEASE_MS, *arguments)
+        answers = await self.run("renew", LEASE_MS, *arguments)
         return [read_kill(answer[1]) if answer[0] else False for answer in answers]
 
     async def launch(self, claim: Claim) -> str:
         """Pass the fence before a process is started: `launch`, `killed` or `lost`."""
-        return str((await self._run("launch", *held_arguments(claim))).decode())
+        return str((await self.run("launch", *held_arguments(claim))).decode())
 
     async def started(self, claim: Claim, started_at_ms: int) -> bool:
         """Note that the agent's program runs; False when the lease is lost."""
-        return bool(await self._run("started", *held_arguments(claim), started_at_ms))
+        return bool(await self.run("started", *held_arguments(claim), started_at_ms))
 
     async def finish(self, claim: Claim, status: str, fields: Mapping[str, str | int]) -> bool:
         """Enter a terminal state; False when the lease is lost."""
         pairs = [item for pair in fields.items() for item in pair]
-        return bool(await self._run("finish", *held_arguments(claim), status, self.bounds.retention_ms, *pairs))
+        return bool(await self.run("finish", *held_arguments(claim), status, self.bounds.retention_ms, *pairs))
 
     async def retry(self, claim: Claim, reason: str, detail: str, *, pause_ms: int, may_help: bool) -> str:
         """Queue an agent again that failed for our reasons: `queued`, `failed`, `killed` or `lost`."""
         retention_ms = self.bounds.retention_ms
-        answer = await self._run(
+        answer = await self.run(
             "retry", *held_arguments(claim), pause_ms, reason, detail, retention_ms, int(may_help), 0
         )
         return str(answer.decode())
 
     async def give_back(self, claim: Claim, detail: str) -> None:
         """Queue an agent again that this worker claimed and will not start; the attempt does not count."""
-        await self._run("retry", *held_arguments(claim), 0, "lost", detail, self.bounds.retention_ms, 1, 1)
+        await self.run("retry", *held_arguments(claim), 0, "lost", detail, self.bounds.retention_ms, 1, 1)
 
     async def kill(self, ref: AgentRef, step: KillStep) -> AgentRecord | None:
         """Stop an agent for this machine's operator; None when there is none."""
-        answer = await self._run(
+        answer = await self.run(
             "kill", ref.tenant, ref.agent_id, step.to_json(), step.cause, self.bounds.retention_ms, UNLIMITED
         )
         return read_described(answer)
@@ -209,17 +210,18 @@ class Queue:
             waiting: Any = await self._client.zrange(f"{self.prefix}waiting", 0, -1)
             held: Any = await self._client.zrange(f"{self.prefix}leases", 0, -1)
             later: Any = await self._client.zrange(f"{self.prefix}backoff", 0, -1)
-        return {member.decode().partition(" ")[0] for member in (*waiting, *held, *later)}
+        lanes = {lane.decode().partition("@")[0] for lane in waiting}
+        return lanes | {member.decode().partition(" ")[0] for member in (*held, *later)}
 
     async def evict(self, kill: KillStep, gone: Iterable[str], limit: int) -> tuple[int, int]:
         """End the agents of these tenants; returns how many waited, at most `limit`, and how many are held."""
-        ended, asked = await self._run("evict", kill.to_json(), kill.cause, self.bounds.retention_ms, limit, *gone)
+        ended, asked = await self.run("evict", kill.to_json(), kill.cause, self.bounds.retention_ms, limit, *gone)
         return int(ended), int(asked)
 
     async def requeue(self, ref: AgentRef, requeue: Requeue) -> AgentRecord | RequeueRefused:
         """Queue the work of an agent that failed or was killed again, as a new agent of the same tenant."""
         spawn = requeue.spawn
-        answer = await self._run(
+        answer = await self.run(
             "requeue", ref.tenant, ref.agent_id, spawn.id, requeue.jti, requeue.raw, self.bounds.queued,
             content_hash(spawn), spawn.task_id, spawn.agent_type, spawn.priority, spawn.timeout_s, spawn.max_attempts,
         )  # fmt: skip
@@ -242,7 +244,7 @@ class Queue:
             return []
         limits = {ref.tenant: UNLIMITED if agents_limits is None else agents_limits.get(ref.tenant, 0) for ref in refs}
         arguments = [item for ref in refs for item in (ref.tenant, ref.agent_id, limits[ref.tenant])]
-        return [read_described(answer) for answer in await self._run("describe", *arguments)]
+        return [read_described(answer) for answer in await self.run("describe", *arguments)]
 
     async def newest(self, limit: int, before: AgentRef | None = None) -> list[AgentRef]:
         """Return the names of the newest agents of all tenants, the newest first, from those older than `before`."""
@@ -269,13 +271,13 @@ class Queue:
         """Return since when (ms) the agent waits that waits longest of those that go next; 0 when none waits."""
         with translated():
             waiting: Any = await self._client.zrange(f"{self.prefix}waiting", 0, -1)
-            tenants = [tenant.decode() for tenant in waiting]
+            lanes = [lane.decode() for lane in waiting]
             async with self._client.pipeline(transaction=False) as pipeline:
-                for tenant in tenants:
-                    pipeline.zrange(f"{self.prefix}queue:{tenant}", 0, 0)
+                for lane in lanes:
+                    pipeline.zrange(f"{self.prefix}queue:{lane}", 0, 0)
                 heads = [
-                    (tenant, ids[0].decode())
-                    for tenant, ids in zip(tenants, await pipeline.execute(), strict=True)
+                    (lane.partition("@")[0], ids[0].decode())
+                    for lane, ids in zip(lanes, await pipeline.execute(), strict=True)
                     if ids
                 ]
                 for tenant, agent_id in heads:
@@ -295,7 +297,7 @@ class Queue:
         """Remove names from the index whose records have expired; returns how many."""
         removed, last = 0, b""
         while True:
-            last, count = await self._run("sweep", last, _SWEPT_AT_ONCE)
+            last, count = await self.run("sweep", last, _SWEPT_AT_ONCE)
             removed += int(count)
             if not last:
                 return removed
@@ -328,7 +330,7 @@ class Queue:
         """Forget transitions that the peer has."""
         entries = [item for event in events for item in (event.entry, event.size)]
         if entries:
-            await self._run("acknowledge", tenant, *entries)
+            await self.run("acknowledge", tenant, *entries)
 
     async def messages(self, listener: Redis) -> AsyncIterator[tuple[str, str]]:
         """Yield (`wake`|`kills`|`changes`, message) as the scripts publish them, for ever; the client has no deadline.

@@ -80,6 +80,11 @@ def new_record(sender: Sender, step: SpawnStep, queued_at: bytes, place: Sequenc
     return AgentRecord(fields, read_place(place))
 
 
+def worker_prefix(machine: str) -> str:
+    """Return what the names of all workers of another machine begin with, in the scripts too."""
+    return f"@{machine}/"
+
+
 def held_arguments(claim: Claim) -> tuple[str, str, str]:
     """Return the arguments by which scripts know a lease: tenant, id, token."""
     return claim.record.ref.tenant, claim.record.ref.agent_id, claim.token

@@ -258,9 +258,12 @@ class Router:
         if record is None:
             return CommandRefused("not_found", _DETAIL["not_found"])
         try:
+            self._answers.check_reachable(record)
             return self._commands.prove(record, await self._queue.stored_envelope(record))
         except TamperedRecord:
             return NotAllowed(_DETAIL["not_allowed forgotten"])
+        except NotAllowed as refused:
+            return refused
 
     def _announce(self, admitted: Admitted, planned: list[Planned]) -> list[Planned]:
         """Write down what is about to be started; where that cannot be written, nothing is (fault 29).

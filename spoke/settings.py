@@ -17,12 +17,14 @@ from common.configuration import (
     NodeDirectory,
     NodeSection,
     NodeSettings,
+    PeerUrl,
     Section,
     TlsSection,
     ValkeySection,
     load_settings,
 )
 from common.telemetry import TelemetrySection
+from common.wire import InstanceId
 from spoke.policy import Policy
 from spoke.profiles import AgentConfig, Shelf
 
@@ -76,7 +78,7 @@ class LimitsSection(Section):
 
     `retention_days` is how long an ended agent is kept, `disk_gib` how much disk all agents may take together (0: no
     bound), `mirror_days` how long a repository is kept that no agent uses. `cgroup` is `off` to leave control groups
-    alone where they were delegated.
+    alone where they were delegated. A machine of which nothing was heard for `machine_lost_s` is given up (0: never).
     """
 
     agents: Annotated[int, Field(ge=0)] = 4
@@ -85,6 +87,7 @@ class LimitsSection(Section):
     retention_days: Annotated[int, Field(ge=1)] = 30
     disk_gib: Annotated[float, Field(ge=0)] = 0
     mirror_days: Annotated[int, Field(ge=1)] = 30
+    machine_lost_s: Annotated[int, Field(ge=0)] = 3600
     cgroup: Literal["auto", "off"] = "auto"
 
 
@@ -92,6 +95,14 @@ class LocalSection(Section):
     """`[local]`: the API for this machine; `remote` opens it, with its token, to other machines."""
 
     remote: bool = False
+
+
+class MachineSection(Section):
+    """`[machine]`, where this directory is another machine's: the `spoke` it works for, at which URL, by which key."""
+
+    spoke: InstanceId
+    node_url: PeerUrl
+    node_key: Annotated[str, Field(pattern=r"^ed25519:[A-Za-z0-9_-]{43}$")]
 
 
 class SpokeSettings(NodeSettings):
@@ -107,6 +118,7 @@ class SpokeSettings(NodeSettings):
     telemetry: TelemetrySection = TelemetrySection()
     agents: dict[AgentType, AgentConfig] = Field(default_factory=dict)
     policy: Policy = Policy()
+    machine: MachineSection | None = None
 
 
 LIVE: Final = LOG_AND_AUDIT | {

@@ -116,6 +116,15 @@ class Worker:
         """The name of a former life of this worker: what it holds is taken over at once."""
         return f"{self._node}former"
 
+    @property
+    def load(self) -> int:
+        """How many agents it attends to."""
+        return len(self._held)
+
+    def attends_to(self, ref: AgentRef) -> bool:
+        """Whether it holds an agent."""
+        return ref in self._held
+
     def look_now(self) -> None:
         """Say that there may be leases to take over."""
         self._look_now.set()

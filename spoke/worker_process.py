@@ -24,7 +24,7 @@ from common.reloading import Reloading
 from common.service_manager import ServiceManager
 from common.signals import Signals
 from common.valkey import connect, connect_blocking
-from spoke.agent_parts import AgentParts, agent_parts
+from spoke.agent_parts import AgentParts, WorkerRole, agent_parts, own_deciding, stored_commands
 from spoke.node import Spoke
 from spoke.queue import Queue
 from spoke.settings import LIVE, SpokeSettings, load
@@ -92,7 +92,8 @@ async def work(spoke: Spoke, name: str, ready: Callable[[], None], log: NodeLog)
         supervisor = await stack.enter_async_context(Supervisor())
         queue = Queue(client, spoke.me.instance, spoke.bounds)
         keys = OwnKeys(spoke.key_files, trust)
-        agents = agent_parts(spoke, queue, keys.keyring, trust.current, supervisor, name, telling.tracing)
+        deciding = own_deciding(spoke, stored_commands(spoke, keys.keyring, trust.current), trust.current)
+        agents = agent_parts(spoke, queue, deciding, supervisor, WorkerRole(name), telling.tracing)
         _log.info("worker.ready", node=spoke.me.instance, worker=name)
         ready()
         await _work(queue, listener, agents.worker, _reloading(spoke, queue, agents, log), signals)

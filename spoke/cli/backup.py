@@ -51,6 +51,7 @@ def backup(context: SpokeContext, file: str) -> None:
 
 def _backed_up(spoke: Spoke) -> BackedUp:
     from common.backup import BackedUp, tls_files
+    from spoke.machines.registry import KEY_FILE
 
     place = spoke.directory
     return BackedUp(
@@ -58,7 +59,7 @@ def _backed_up(spoke: Spoke) -> BackedUp:
         node=spoke.me.instance,
         directory=place,
         keys=spoke.key_files,
-        private=[place.token_file],
+        private=[place.token_file, place.path / KEY_FILE],
         further=[
             place.settings_file,
             *sorted((place.path / "profiles").glob("*.toml")),

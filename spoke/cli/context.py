@@ -19,7 +19,7 @@ from common.keyfiles import load_token
 from common.logs import configure_quietly
 from common.trust_store import TrustStore
 from spoke.client import TIMEOUT_S, LocalClient
-from spoke.settings import SpokeDirectory, SpokeSettings, load
+from spoke.settings import ConfigError, SpokeDirectory, SpokeSettings, load
 
 
 class SpokeContext:
@@ -32,6 +32,15 @@ class SpokeContext:
     def settings(self) -> SpokeSettings:
         """Read the configuration; raises `ConfigError`."""
         return load(self.directory)
+
+    def settings_of_node(self) -> SpokeSettings:
+        """Read those of a node; raises `ConfigError`, also in the directory of another machine."""
+        settings = self.settings()
+        if settings.machine is not None:
+            raise ConfigError(
+                f"{self.directory.path} is a machine's of {settings.machine.spoke}; run: spoke machine work"
+            )
+        return settings
 
     @contextmanager
     def trust(self, settings: SpokeSettings) -> Iterator[TrustStore]:

@@ -55,7 +55,7 @@ def serve(context: SpokeContext, no_worker: bool) -> None:
     from spoke.app import Spoke
     from spoke.app import serve as run
 
-    node, log = Spoke.load(context.directory, context.settings()), NodeLog()
+    node, log = Spoke.load(context.directory, context.settings_of_node()), NodeLog()
     log.follow(node.directory.path, node.settings)
 
     def ready(url: str) -> None:
@@ -78,7 +78,7 @@ def worker(context: SpokeContext, name: str) -> None:
 
     if not is_instance_id(name):
         raise LocalError("a worker's name is made of a-z, 0-9, '.' and '-', like an id", code="id")
-    node, log = Spoke.load(context.directory, context.settings()), NodeLog()
+    node, log = Spoke.load(context.directory, context.settings_of_node()), NodeLog()
     log.follow(node.directory.path, node.settings)
 
     def ready() -> None:

@@ -3,8 +3,9 @@
 -- Keyspace. P is the prefix `hs:{INSTANCE}:` (one hash tag: everything lies in one slot), T a tenant, A an agent id.
 --   P agent:T:A    hash    the record of an agent; fields below
 --   P agents       zset    "A T" at score 0: all agents in the order of their ids, which is that of time
---   P queue:T      zset    A by priority * 2^43 + arrival: first priority, then first come
---   P waiting      zset    T by the tick of its last turn: tenants with something in their queue
+--   P queue:L      zset    A by priority * 2^43 + arrival: first priority, then first come. A lane L is T, or `T@M` for
+--                          what goes on at the machine M, `T@` for what goes on at the node's own and a machine met in T
+--   P waiting      zset    L by the tick of its last turn: lanes with something in them
 --   P backoff      zset    "T A" by due time, ms: to be queued again then
 --   P leases       zset    "T A" by deadline, ms on this server's clock, put off by the worker that holds it
 --   P load:T       hash    queued, active: counts of one tenant; P load the same for the spoke
@@ -28,7 +29,8 @@
 --   started_at finished_at reason exit_code signal result receipt detail ended_by origin (the agent whose work it does
 --   again) requeued_as (the agent that does its work again); of one that was resumed: resume:ID (hash of what each resume
 --   asked for), and of the last one resume_env resume_index (where it lies), resumed_at, resumed_from (the attempt then);
---   and while leased: worker token kill launched
+--   machine (the one that claimed it last, if it was another than the node's own); and while leased: worker token kill
+--   launched. A worker of another machine is named `@M/...` (docs/adr/0013-workers-on-other-machines.md).
 --
 -- Every change of state goes through `transition` or `reopen`: state, seq and event in one step (table:
 -- common/agent_state.py).
@@ -93,24 +95,63 @@ local function transition(tenant, id, status, fields)
   return true
 end
 
--- Put agents into their tenant's queue in the order given; each is {id, priority}, at most 1000.
-local function enqueue(tenant, agents)
+-- The machine of a worker, '' for the node's own.
+local function machine_of(worker) return (worker or ''):match('^@([^/]*)/') or '' end
+
+-- The machine that an agent goes on at, since its work lies there; nil while it was started nowhere.
+local function bound_to(tenant, id)
+  local found = redis.call('HMGET', agent_key(tenant, id), 'attempt', 'machine')
+  if tonumber(found[1] or 0) == 0 then return nil end
+  return found[2] or ''
+end
+
+-- The lane in which an agent of the node's own, or of none, waits is that of its tenant.
+local function lane_of(tenant, id)
+  local machine = bound_to(tenant, id) or ''
+  return machine == '' and tenant or tenant .. '@' .. machine
+end
+
+local function tenant_of(lane) return lane:match('^[^@]*') end
+
+-- Put agents into a lane of their tenant's queue in the order given; each is {id, priority}, at most 1000.
+local function enqueue(tenant, agents, lane)
+  lane = lane or tenant
   local arrival = redis.call('INCRBY', P .. 'arrivals', #agents) - #agents
   local entries = {}
   for number, agent in ipairs(agents) do
     entries[2 * number - 1] = int(agent[2] * QUEUE_TURN + arrival + number)
     entries[2 * number] = agent[1]
   end
-  redis.call('ZADD', P .. 'queue:' .. tenant, unpack(entries))
+  redis.call('ZADD', P .. 'queue:' .. lane, unpack(entries))
   -- Before whoever had the latest turn, behind those who wait for theirs.
-  redis.call('ZADD', P .. 'waiting', 'NX', (redis.call('GET', P .. 'ticks') or 0) - 0.5, tenant)
+  redis.call('ZADD', P .. 'waiting', 'NX', (redis.call('GET', P .. 'ticks') or 0) - 0.5, lane)
   count(tenant, 'queued', #agents)
 end
 
+-- Every lane in which an agent may wait.
+local function lanes_for(tenant, id)
+  local machine = redis.call('HGET', agent_key(tenant, id), 'machine')
+  return { tenant, tenant .. '@', machine and tenant .. '@' .. machine or nil }
+end
+
+local function leave(lane, id)
+  local removed = redis.call('ZREM', P .. 'queue:' .. lane, id)
+  if redis.call('EXISTS', P .. 'queue:' .. lane) == 0 then redis.call('ZREM', P .. 'waiting', lane) end
+  return removed
+end
+
+-- Put aside what a machine met in its tenant's lane and another has to go on with; its place among those stays.
+local function set_aside(tenant, id)
+  local lane = tenant .. '@' .. bound_to(tenant, id)
+  local score = redis.call('ZSCORE', P .. 'queue:' .. tenant, id)
+  leave(tenant, id)
+  redis.call('ZADD', P .. 'queue:' .. lane, score, id)
+  redis.call('ZADD', P .. 'waiting', 'NX', (redis.call('GET', P .. 'ticks') or 0) - 0.5, lane)
+end
+
 local function dequeue(tenant, id)
-  local queue = P .. 'queue:' .. tenant
-  local queued = redis.call('ZREM', queue, id)
-  if redis.call('EXISTS', queue) == 0 then redis.call('ZREM', P .. 'waiting', tenant) end
+  local queued = 0
+  for _, lane in ipairs(lanes_for(tenant, id)) do queued = queued + leave(lane, id) end
   local held_back = redis.call('ZREM', P .. 'backoff', tenant .. ' ' .. id)
   if queued + held_back > 0 then count(tenant, 'queued', -1) end
 end
@@ -199,7 +240,7 @@ local function reopen(tenant, id, fields)
   redis.call('HSET', key, 'status', 'queued', 'resumed_from', redis.call('HGET', key, 'attempt'), unpack(fields))
   redis.call('HINCRBY', key, 'seq', 1)
   note_event(tenant, redis.call('HGETALL', key))
-  enqueue(tenant, { { id, tonumber(redis.call('HGET', key, 'priority')) } })
+  enqueue(tenant, { { id, tonumber(redis.call('HGET', key, 'priority')) } }, lane_of(tenant, id))
 end
 
 -- Drop an entry of `ended:T` with what it stands for. Returns the bytes that are free then, and the id of an agent.
@@ -242,8 +283,10 @@ end
 
 -- Where a queued agent stands among its tenant's, and why it waits: {position, reason}, or {} when it is not queued.
 local function place(tenant, id, tenant_limit)
-  local rank = redis.call('ZRANK', P .. 'queue:' .. tenant, id)
-  if rank then return { rank + 1, waiting_for(tenant, tenant_limit) } end
+  for _, lane in ipairs(lanes_for(tenant, id)) do
+    local rank = redis.call('ZRANK', P .. 'queue:' .. lane, id)
+    if rank then return { rank + 1, waiting_for(tenant, tenant_limit) } end
+  end
   if redis.call('ZSCORE', P .. 'backoff', tenant .. ' ' .. id) then
     return { redis.call('ZCARD', P .. 'queue:' .. tenant) + 1, 'backoff' }
   end
@@ -273,6 +316,13 @@ end
 -- Returns how many waiting ones ended, and how many held ones were asked to.
 local function kill_all(tenant, kill, cause, retention_ms, limit)
   local waiting, asked = redis.call('ZRANGE', P .. 'queue:' .. tenant, 0, limit - 1), 0
+  for _, lane in ipairs(redis.call('ZRANGE', P .. 'waiting', 0, -1)) do
+    if lane ~= tenant and tenant_of(lane) == tenant and #waiting < limit then
+      for _, id in ipairs(redis.call('ZRANGE', P .. 'queue:' .. lane, 0, limit - #waiting - 1)) do
+        waiting[#waiting + 1] = id
+      end
+    end
+  end
   local function of_tenant(index, act)
     for _, member in ipairs(redis.call('ZRANGE', P .. index, 0, -1)) do
       local owner, id = member:match('^(%S+) (%S+)$')

@@ -19,9 +19,10 @@ local function end_waiting(tenant, id)
   ended = ended + 1
 end
 
-for _, tenant in ipairs(redis.call('ZRANGE', P .. 'waiting', 0, -1)) do
+for _, lane in ipairs(redis.call('ZRANGE', P .. 'waiting', 0, -1)) do
+  local tenant = tenant_of(lane)
   if goes[tenant] and ended < limit then
-    for _, id in ipairs(redis.call('ZRANGE', P .. 'queue:' .. tenant, 0, limit - ended - 1)) do end_waiting(tenant, id) end
+    for _, id in ipairs(redis.call('ZRANGE', P .. 'queue:' .. lane, 0, limit - ended - 1)) do end_waiting(tenant, id) end
   end
 end
 for _, member in ipairs(redis.call('ZRANGE', P .. 'backoff', 0, -1)) do

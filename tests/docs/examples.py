@@ -1,9 +1,10 @@
 """What a page shows held beside what a program printed: example values stand for real ones.
 
-An id, a fingerprint, a token or an invite on a page is an example. It stands for the first real one that is met in its
-place, and for that one from then on, in commands too: `hub logs ID` reads the log of the agent whose id the page shows.
-Times, durations, sizes, versions and commits stand for any of their kind, `…` for anything within a line, and a line
-that is only `…` for any lines. White space counts as one blank, since columns are as wide as what is in them.
+An id, a fingerprint, a key, a token or an invite on a page is an example. It stands for the first real one that is met
+in its place, and for that one from then on, in commands too: `hub logs ID` reads the log of the agent whose id the
+page shows. Times, durations, sizes, versions and commits stand for any of their kind, `…` for anything within a line,
+and a line that is only `…` for any lines. White space counts as one blank, since columns are as wide as what is in
+them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 BOUND: Final = {
     "invite": (r"hubspoke1\.[\w-]+…?", r"hubspoke1\.[\w-]+"),
     "fingerprint": (r"SHA256:[\w-]{43}", r"SHA256:[\w-]{43}"),
+    "key": (r"ed25519:[\w-]{43}", r"ed25519:[\w-]{43}"),
     "token": (r"hst_[\w-]+…?", r"hst_[\w-]+"),
     "id": (r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
 }

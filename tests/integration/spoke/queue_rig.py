@@ -173,7 +173,9 @@ async def check_invariants(rig: Rig, *, acknowledged: bool = False) -> None:
     for ref, fields in found.records.items():
         _check_place(ref, fields, found, backoff=str(ref) in backoff, leased=str(ref) in leases)
     assert {*backoff, *leases} <= {str(ref) for ref in found.records}
-    assert {f"{tenant} {each}" for tenant, ids in found.queues.items() for each in ids} <= set(map(str, found.records))
+    assert {f"{_tenant_of(lane)} {each}" for lane, ids in found.queues.items() for each in ids} <= set(
+        map(str, found.records)
+    )
     _check_loads(found)
     _check_envelopes(found)
     await _check_sizes(rig, found)
@@ -181,11 +183,15 @@ async def check_invariants(rig: Rig, *, acknowledged: bool = False) -> None:
         _check_events(found)
 
 
+def _tenant_of(lane: str) -> str:
+    return lane.partition("@")[0]
+
+
 def _check_place(ref: AgentRef, fields: dict[str, str], found: _Found, *, backoff: bool, leased: bool) -> None:
     status = fields["status"]
-    queued = ref.agent_id in found.queues.get(ref.tenant, [])
+    lanes = [lane for lane, ids in found.queues.items() if _tenant_of(lane) == ref.tenant and ref.agent_id in ids]
     what = f"{fields['task']} is {status}"
-    assert [queued, backoff, leased].count(True) == (0 if status in TERMINAL else 1), what
+    assert len(lanes) + backoff + leased == (0 if status in TERMINAL else 1), what
     assert leased == (status in {"spawning", "running"}), what
     assert ("token" in fields) == ("worker" in fields) == leased, what
     assert not (fields.keys() & {"kill", "launched"}) or leased, what

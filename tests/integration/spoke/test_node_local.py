@@ -223,6 +223,7 @@ async def test_the_document_names_every_route_and_needs_the_token(shared: SpokeN
         "get /metrics",
         "get /problems",
         "get /problems/{code}",
+        "get /machines",
         "get /queue",
         "post /queue/drain",
         "post /queue/pause",

@@ -222,3 +222,8 @@ def test_one_key_has_one_owner() -> None:
     with pytest.raises(KeyRefused, match="have the same key"):
         Keyring([OwnedKey("a", HUB_KEY.public), OwnedKey("b", HUB_KEY.public)])
     Keyring([OwnedKey("a", HUB_KEY.public), OwnedKey("a", HUB_KEY.public)])
+
+
+def test_a_keyring_lists_all_its_keys_retired_ones_too() -> None:
+    keys = (OwnedKey("a", HUB_KEY.public), OwnedKey("b", SPOKE_KEY.public, 5))
+    assert Keyring(keys).all() == keys

@@ -10,7 +10,7 @@ from common import strict_json
 from common.commands import MAX_LOG_BYTES, Logs
 from common.envelope import MAX_ITEMS_BYTES
 from spoke.agent_record import AgentRecord
-from spoke.answers import Answers
+from spoke.answers import Answers, OwnDisk
 from spoke.git import Git
 from spoke.patches import Patches
 from spoke.runs import Runs
@@ -27,7 +27,8 @@ async def pieces_of(tmp_path: Path, log: bytes, room: int) -> list[bytes]:
     run = runs.run(record.ref, 1)
     run.make(b"{}")
     (run.directory / "log").write_bytes(log)
-    answers = Answers(runs, Patches(runs, Workspaces(tmp_path / "workspaces", git=Git({}))))
+    disk = OwnDisk(runs, Patches(runs, Workspaces(tmp_path / "workspaces", git=Git({}))))
+    answers = Answers(lambda _: disk)
     pieces, offset, ended, text = [], 0, False, ""
     while not ended:
         logs = Logs.model_validate(
