@@ -231,6 +231,26 @@ async def test_what_somebody_wrote_into_the_queue_is_started_on_no_machine(
     assert node.executions() == []
 
 
+@pytest.mark.attack(61)
+@pytest.mark.parametrize(
+    "tampered", [{"hash": "0" * 64}, {"env": "0199aaaa-0000-7000-8000-000000000000"}], ids=["content", "envelope"]
+)
+async def test_the_node_itself_gives_no_word_for_what_nobody_signed(
+    node: SpokeNode, hub: HubPeer, repository: Path, tampered: dict[str, str]
+) -> None:
+    """The machine would find it out as well: here is one that does not look, or says so."""
+    add(node, "m1", M1)
+    (result,) = await hub.send(node, hub.spawn(repository, "exit 0"))
+    lease = await held_by(node, "@m1_1/there:life", agent := result["agent"]["agentId"])
+    async with Redis(unix_socket_path=str(node.directory / "valkey" / "valkey.sock")) as store:
+        await store.hset(f"hs:{{{node.id}}}:agent:hub-eu_1:{agent}", mapping=tampered)
+    async with dialing(node) as link:
+        await link.open("m1", M1)
+        for what in ("prove", "start"):
+            assert (await link.ask(what, **lease))["error"]["code"] == "tampered"
+    assert not (node.directory / "places.db").exists(), "no place was noted for it"
+
+
 async def test_a_machine_believes_nobody_but_the_node_whose_key_it_was_given(
     node: SpokeNode, hub: HubPeer, repository: Path
 ) -> None:
