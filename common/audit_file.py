@@ -135,7 +135,8 @@ class Audit:
 
     def begin(self, event: str, **fields: object) -> Callable[[], Awaitable[None]]:
         """Write a decision and let it go to the disk; returns what waits for that. Both raise `AuditUnavailable`."""
-        return partial(self._kept, self._begin([Entry(event, fields)]))
+        number = self._begin([Entry(event, fields)])
+        return partial(self._kept, number, self._begin_visit())
 
     def begin_note(self, event: str, **fields: object) -> Callable[[], Awaitable[None]]:
         """Write as `begin` does, what cannot be written to the log."""
@@ -167,7 +168,9 @@ class Audit:
             self._visit.add_done_callback(_heed)
         return self._visit
 
-    async def _kept(self, number: int) -> None:
+    async def _kept(self, number: int, visit: asyncio.Future[None] | None = None) -> None:
+        if visit is not None:
+            await asyncio.shield(visit)  # where it failed the next one may succeed without what it did not write
         while self._synced < number:
             await asyncio.shield(self._begin_visit())
 

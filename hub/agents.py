@@ -150,7 +150,7 @@ class Agents:
         Raises `EnvelopeRejected` `replayed` when the envelope of the mark was taken before, `RateLimited`, `StoreLost`.
         """
         known = self.store.mark
-        self._told.belongs_to(known.generation)
+        turn = self._told.begin(known.generation)
         told = [self._is_told(peer.tenant, settlement) for settlement in settlements]
         news = [settlement for settlement, is_told in zip(settlements, told, strict=True) if not is_told]
         bounds = (TAKEN_IN, TAKEN_IN_BYTES, STATUS_BYTES)
@@ -160,7 +160,7 @@ class Agents:
         taken = [result == b"ok" for result in self._check_accepted(known, answer)]
         for settlement, is_taken in zip(news, taken, strict=True):
             if is_taken and settlement.agent is not None:
-                self._told.note(peer.tenant, settlement.agent)
+                self._told.note(turn, peer.tenant, settlement.agent)
         following = iter(taken)
         return [is_told or next(following) for is_told in told]
 

@@ -43,7 +43,8 @@ class Lane:
     is_complete: bool = False
     """Whether what was handed is all that waits and is not under way; else the outbox is to be read."""
     _handed: deque[Handed] = field(default_factory=deque)
-    _read: frozenset[str] = frozenset()
+    _read: dict[str, None] = field(default_factory=dict)
+    """The ids that were read last: one of these may be handed over late, when it has long been answered."""
     _recording: asyncio.Task[None] | None = None
 
     def look(self) -> None:
@@ -53,7 +54,7 @@ class Lane:
         self.work.set()
 
     def hand(self, commands: Iterable[Handed]) -> None:
-        """Take what was just put into the outbox; called in the order in which it stands there."""
+        """Take spawns that were just put into the outbox; called in the order in which they stand there."""
         if self.is_complete:
             self._handed.extend(commands)
         if len(self._handed) > _MOST_HANDED:
@@ -67,7 +68,9 @@ class Lane:
 
     def has_read(self, taken: Taken) -> None:
         """Note what was read; when there is more in the outbox than that, it is to be read again."""
-        self._read = frozenset(command.command_id for command in taken.commands)
+        self._read |= {command.command_id: None for command in taken.commands}
+        for command_id in list(self._read)[:-_MOST_HANDED]:
+            del self._read[command_id]
         if taken.left > 0 or taken.next_due_ms > 0:
             self.is_complete = False
 

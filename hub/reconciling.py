@@ -149,8 +149,10 @@ class Reconciling:
         if news:
             await self._agents.record(peer, news, self._clock.now_ms())
         unknown = [agent_id for agent_id, result in zip(agent_ids, reply.results, strict=True) if _is_unknown(result)]
+        self._agents.begin_anew(peer.tenant, unknown)
         again = await self._outbox.resend(unknown, self._clock.now_ms())
         if again:
+            # Once more: what was recorded meanwhile may have been recorded before.
             self._agents.begin_anew(peer.tenant, again)
             self._sender.wake(peer.tenant)
         lost = await self._end_lost(peer, [agent_id for agent_id in unknown if agent_id not in set(again)])

@@ -79,7 +79,7 @@ class Sender:
             self._woken.set()
 
     def hand(self, tenant: str, commands: Sequence[Handed]) -> None:
-        """Say what was just enqueued for this tenant; to be called in the order of the outbox."""
+        """Say which spawns were just enqueued for this tenant; to be called in the order of the outbox."""
         if lane := self._lanes.get(tenant):
             lane.hand(commands)
         else:
@@ -117,7 +117,14 @@ class Sender:
             _log.warning("outbox.unavailable", reason=error.message)
             return
         for tenant in tenants:
-            self.wake(tenant)
+            lane = self._lanes.get(tenant)
+            # One that reads the outbox anyway knows when the next command is due.
+            if lane is None or lane.is_complete:
+                self.wake(tenant)
+        if expired:
+            # Whatever the clock says by then: what was handed over and has expired does not go.
+            for lane in self._lanes.values():
+                lane.look()
         for agent_id in expired:
             _log.info("command.expired", agent_id=agent_id, command_id=agent_id, outcome="expired")
 
@@ -130,11 +137,7 @@ class Sender:
 
     async def _work(self, lane: Lane) -> None:
         try:
-            try:
-                while await self._step(lane):
-                    pass
-            finally:
-                await lane.recorded()
+            await self._go_on(lane)
         except Unavailable as error:
             _log.warning("outbox.unavailable", peer=lane.tenant, reason=error.message)
         except Exception:
@@ -142,6 +145,18 @@ class Sender:
             _log.exception("delivery.crashed", peer=lane.tenant)
         finally:
             del self._lanes[lane.tenant]
+
+    async def _go_on(self, lane: Lane) -> None:
+        try:
+            while await self._step(lane):
+                pass
+        except BaseException:
+            try:
+                await lane.recorded()
+            except Unavailable as error:  # must not take the place of what ended the lane
+                _log.warning("outbox.unavailable", peer=lane.tenant, reason=error.message)
+            raise
+        await lane.recorded()
 
     async def _step(self, lane: Lane) -> bool:
         """Send one envelope; returns whether there may be more to do."""
@@ -277,5 +292,5 @@ async def _wait(event: asyncio.Event, timeout_s: float) -> bool:
     """Return whether it was set in that time."""
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
-            return await event.wait()
-    return False
+            await event.wait()
+    return event.is_set()

@@ -105,6 +105,8 @@ class Spawning:
             if each.outcome == "created":
                 queued = Queued(new.agent_id, "spawn", new.agent_id, new.command, trace=new.trace)
                 created[new.tenant].append(Handed(queued, new.deadline_ms))
+            elif each.outcome == "same" and each.shown == "pending":
+                self._sender.wake(new.tenant)  # asked again, perhaps because the first answer was lost
         for tenant, commands in created.items():
             self._sender.hand(tenant, commands)
 

@@ -20,21 +20,26 @@ class Told:
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
         self._generation = ""
+        self._turn = 0
         self._latest: dict[tuple[str, str], tuple[int, bool]] = {}
 
-    def belongs_to(self, generation: str) -> None:
-        """Say which store all of it is recorded in; what was in another one is not told."""
+    def begin(self, generation: str) -> int:
+        """Say in which store the next is recorded, for what was in another one is not told; returns the turn."""
         if generation != self._generation:
             self._latest.clear()
             self._generation = generation
+            self._turn += 1
+        return self._turn
 
     def has(self, tenant: str, agent: AgentStatus) -> bool:
         """Whether the store would take nothing from this event: it has this transition, or a later one."""
         seq, has_result = self._latest.get((tenant, agent.agent_id), (0, False))
         return agent.seq < seq or (agent.seq == seq and has_result == (agent.result is not None))
 
-    def note(self, tenant: str, agent: AgentStatus) -> None:
-        """Note what the store has taken."""
+    def note(self, turn: int, tenant: str, agent: AgentStatus) -> None:
+        """Note what the store has taken; not what was begun in an earlier turn, which may be undone by now."""
+        if turn != self._turn:
+            return
         name = (tenant, agent.agent_id)
         if self._latest.get(name, (0, False))[0] <= agent.seq:
             self._latest.pop(name, None)
@@ -44,5 +49,6 @@ class Told:
 
     def forget(self, tenant: str, agent_ids: Iterable[str]) -> None:
         """Forget agents whose transitions will be counted from 1 again."""
+        self._turn += 1
         for agent_id in agent_ids:
             self._latest.pop((tenant, agent_id), None)

@@ -236,7 +236,7 @@ async def test_what_somebody_wrote_into_the_queue_is_started_on_no_machine(
     "tampered", [{"hash": "0" * 64}, {"env": "0199aaaa-0000-7000-8000-000000000000"}], ids=["content", "envelope"]
 )
 async def test_the_node_itself_gives_no_word_for_what_nobody_signed(
-    node: SpokeNode, hub: HubPeer, repository: Path, tampered: dict[str, str]
+    node: SpokeNode, hub: HubPeer, repository: Path, tampered: dict[Any, Any]
 ) -> None:
     """The machine would find it out as well: here is one that does not look, or says so."""
     add(node, "m1", M1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from common.clock import SystemClock
 from common.envelope import EnvelopeType, Items, ReplyBody
@@ -143,6 +144,82 @@ async def test_what_was_put_there_by_somebody_else_is_read(stored: Stored, monke
             await stored.outcomes(new_agent(agent_id, command=json.dumps({"id": agent_id}).encode()))
             await eventually(lambda sent=sent: len(way.tried) == sent, "the scan found it")  # type: ignore[misc]
         task.cancel()
+
+
+class Turned(SystemClock):
+    """A clock that somebody sets back."""
+
+    back_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() - self.back_ms
+
+
+@pytest.mark.fault(21)
+async def test_what_expired_behind_an_envelope_does_not_go_though_the_clock_is_set_back(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.sender.SCAN_S", 0.05)
+    may_answer, way, clock = asyncio.Event(), Narrow(most=10), Turned()
+    send = way.send
+
+    async def held_up(*arguments: Any) -> ReplyBody:
+        await may_answer.wait()
+        return await send(*arguments)
+
+    monkeypatch.setattr(way, "send", held_up)
+    sender = Sender(stored.outbox, stored.agents, Delivery(way, Telling()), Known(), clock, Metrics())
+
+    async def enqueue(deadline_ms: int) -> str:
+        new = new_agent(
+            agent_id := numbered_id(), command=json.dumps({"id": agent_id}).encode(), deadline_ms=deadline_ms
+        )
+        await stored.outcomes(new)
+        sender.hand(PEER.tenant, [Handed(Queued(agent_id, "spawn", agent_id, new.command), deadline_ms)])
+        return agent_id
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(sender.run())
+        await enqueue(0)
+        await eventually(lambda: PEER.tenant in sender._lanes and sender._lanes[PEER.tenant].is_complete, "it is sent")
+        late = await enqueue(clock.now_ms() + 100)
+
+        async def expired() -> bool:
+            return (await stored.agents.find(late)).shown == "expired"
+
+        await eventually(expired, "the second expired")
+        clock.back_ms = 3_600_000
+        may_answer.set()
+        await eventually(_nothing_waits(stored), "the first is recorded")
+        await asyncio.sleep(0.2)
+        task.cancel()
+    assert way.tried == [1]
+
+
+async def test_a_mistake_of_ours_is_told_though_an_answer_cannot_be_recorded(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.sender.SCAN_S", 3600.0)
+    way, sender_is_broken = Narrow(most=10), asyncio.Event()
+
+    async def never_recorded(*_: Any) -> list[bool]:
+        await sender_is_broken.wait()
+        raise Unavailable("Valkey is away")
+
+    monkeypatch.setattr(stored.agents, "record", never_recorded)
+    sender = Sender(stored.outbox, stored.agents, Delivery(way, Telling()), Known(), SystemClock(), Metrics())
+    new = new_agent(agent_id := numbered_id(), command=json.dumps({"id": agent_id}).encode())
+    await stored.outcomes(new)
+    with capture_logs() as logs:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(sender.run())
+            await eventually(lambda: way.tried == [1], "the first is sent")
+            monkeypatch.setattr("hub.lane.Lane.following", lambda *_: 1 / 0)
+            sender.hand(PEER.tenant, [Handed(Queued(agent_id, "spawn", agent_id, new.command))])
+            sender_is_broken.set()
+            await eventually(lambda: not sender._lanes, "the lane has ended")
+            task.cancel()
+    assert [line["event"] for line in logs if line["log_level"] != "info"] == ["outbox.unavailable", "delivery.crashed"]
 
 
 def _nothing_waits(stored: Stored) -> Callable[[], Awaitable[bool]]:

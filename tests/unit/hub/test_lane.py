@@ -59,6 +59,21 @@ def test_what_came_while_the_outbox_was_read_goes_once() -> None:
     assert names(lane) == ["behind it"]
 
 
+def test_what_is_handed_over_long_after_it_was_read_does_not_go_again() -> None:
+    lane = opened("a", "b")
+    lane.look()
+    lane.begin_reading()
+    lane.has_read(Taken((), 0, 0))
+    lane.hand(handed("a", "c"))
+    assert names(lane) == ["c"]
+
+
+def test_only_so_many_of_what_was_read_are_remembered() -> None:
+    lane = opened(*(str(number) for number in range(2001)))
+    lane.hand(handed("0", "1"))
+    assert names(lane) == ["0"]
+
+
 @pytest.mark.parametrize("more", [{"left": 1}, {"next_due_ms": 5}], ids=["more is ready", "some was put off"])
 def test_while_there_is_more_in_the_outbox_it_is_read_again(more: dict[str, int]) -> None:
     assert not opened("a", **more).is_complete
