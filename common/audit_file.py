@@ -59,8 +59,7 @@ async def _nothing() -> None:
 
 def _heed(visit: asyncio.Future[None]) -> None:
     """Take note of a failure for which nobody waits any more; whoever did has it as well."""
-    if not visit.cancelled():
-        visit.exception()
+    visit.cancelled() or visit.exception()
 
 
 @contextmanager

@@ -308,6 +308,34 @@ class TestDiskFull:
         assert [log["agents"] for log in logs if log["event"] == "audit.unwritten"] == [["a"]]
         assert [line["agents"] for line in lines(directory)] == [["b"]]
 
+    async def test_what_the_disk_lost_while_something_else_was_done_is_told(
+        self, directory: AuditDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        failures = iter([OSError(5, "Input/output error")])
+
+        def fdatasync(_file: int) -> None:
+            # The kernel tells of what it lost once; the next call succeeds without it.
+            for error in failures:
+                raise error
+
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        with writing(directory) as audit:
+            kept = audit.begin("command.decided")
+            await until(lambda: not audit.is_available)
+            with pytest.raises(AuditUnavailable, match="Input/output error"):
+                await kept()
+
+    async def test_what_must_not_fail_and_the_disk_lost_goes_to_the_log(
+        self, directory: AuditDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fdatasync(_file: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        with writing(directory) as audit, capture_logs() as logs:
+            await audit.note("kill.decided", agents=["a"])
+        assert [log["agents"] for log in logs if log["event"] == "audit.unwritten"] == [["a"]]
+
     async def test_a_directory_that_is_none(self, directory: AuditDirectory) -> None:
         directory.path.write_text("in the way")
         with writing(directory) as audit, pytest.raises(AuditUnavailable):
