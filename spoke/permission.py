@@ -5,6 +5,7 @@ A worker of another machine asks the node instead (`spoke.machines.asking`).
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,5 +67,6 @@ class OwnPermission:
 
     async def start(self, held: Held) -> None:
         """Refuse what was started on another machine: it may still run there. The agent's name is held meanwhile."""
-        if machines := {*self._places.attempts(held.ref).values()}:
+        found = await asyncio.to_thread(self._places.attempts, held.ref)
+        if machines := {*found.values()}:
             raise StartedElsewhere(f"it was started on the machine {', '.join(sorted(machines))} before")

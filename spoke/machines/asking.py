@@ -54,10 +54,10 @@ class NodesPermission:
     async def _end_former(self, claim: Claim) -> None:
         """End what an attempt before still runs here: it was given up while we were cut off, and then resumed."""
         for run in await asyncio.to_thread(self._runs.earlier, claim.record.ref, claim.record.attempt):
-            if self._supervisor.state(run.directory) is RunState.RUNNING:
+            if self._supervisor.state(run.directory) in {RunState.RUNNING, RunState.LOST}:
                 _log.error("run.stray_ended", agent_id=claim.record.ref.agent_id, reason="a later attempt begins")
                 await self._supervisor.kill(run.directory, 0, "lost")
-                await self._supervisor.wait(run.directory)
+                await self._supervisor.wait(run.directory)  # ends also what a keeper that died left behind
 
     def _commands(self, proof: Proof) -> StoredCommands:
         owner, own = proof.owner, Keyring(key.owned_by(self._instance) for key in proof.own)

@@ -6,6 +6,7 @@ own trust, and again just before the start. That start is noted on the node's di
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -45,7 +46,7 @@ class Starts:
     supervisor: Supervisor
     clock: Clock
 
-    def permit(self, ref: AgentRef, attempt: int, machine: str) -> None:
+    async def permit(self, ref: AgentRef, attempt: int, machine: str) -> None:
         """Note durably that the machine starts it; raises `NotAllowed`, `Unavailable`. Repeated it is the same."""
         with self.occupancy.try_hold(ref) as held:
             if not held:
@@ -53,7 +54,16 @@ class Starts:
             states = {self.supervisor.state(run.directory) for run in self.runs.attempts(ref)}
             if states - {RunState.NEVER_STARTED}:
                 raise NotAllowed("it was started on the node's own machine before")
-            if not self.places.note(ref, attempt, machine, self.clock.now_ms()):
+            # Not on the event loop: the file may be busy, and the disk is waited for.
+            noting = asyncio.ensure_future(
+                asyncio.to_thread(self.places.note, ref, attempt, machine, self.clock.now_ms())
+            )
+            try:
+                is_noted = await asyncio.shield(noting)
+            except asyncio.CancelledError:
+                await asyncio.wait({noting})  # the name is held until the row is there, or is not
+                raise
+            if not is_noted:
                 raise NotAllowed("it was started on another machine before, or a later attempt of it was")
 
 
@@ -90,7 +100,7 @@ class Authority:
             case "start":
                 lease = read(Lease, about)
                 await self._proved(machine, lease)
-                self._starts.permit(lease.ref, lease.attempt, machine.id)
+                await self._starts.permit(lease.ref, lease.attempt, machine.id)
                 _log.info("machine.start_permitted", machine=machine.id, agent_id=lease.agent, attempt=lease.attempt)
                 return {}
         raise NotAllowed("this node does not know that question; use the same release on both machines")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from common.errors import NotAllowed, Unavailable
+from common.errors import Malformed, NotAllowed, Unavailable
 from spoke.agent_record import AgentRecord
 from spoke.answers import Disk, OwnDisk
 from spoke.held import LeaseLost
@@ -49,7 +49,13 @@ class OtherDisk:
 
     async def _read(self, what: str, record: AgentRecord, offset: int, limit: int) -> LogSlice:
         told = await self._ask(what, write(Reading.of(record, offset, limit)))
-        return read(Piece, told).to_slice()
+        try:
+            piece = read(Piece, told).to_slice()
+        except Malformed as error:
+            raise Unavailable("the machine gave an answer that this release does not know") from error
+        if piece.offset != offset or len(piece.data) > limit:
+            raise Unavailable("the machine gave a piece that nobody asked for")
+        return piece
 
     async def send(self, record: AgentRecord, message_id: str, text: str) -> None:
         """Pass a message on."""
@@ -76,10 +82,11 @@ class Elsewhere:
         self._machines = machines
 
     def disk_of(self, record: AgentRecord) -> Disk:
-        """Return where the last attempt's things lie; raises `Unavailable`."""
+        """Return where the last attempt's things lie; raises `Unavailable`, `NotAllowed` where that was forgotten."""
         machine = self._places.machine_of(record.ref, record.attempt)
         if machine is None:
             return self._own
+        self.check_reachable(record)
         channel = self._channels.find(machine)
         if channel is None:
             name = machine.partition("_")[0]
@@ -91,7 +98,7 @@ class Elsewhere:
         machine = self._places.machine_of(record.ref, record.attempt)
         if machine is not None and machine not in self._machines.ids():
             name = machine.partition("_")[0]
-            raise NotAllowed(f"its work lies on the machine {name}, which was forgotten here; spawn it anew")
+            raise NotAllowed(f"its work lies on the machine {name}, which was forgotten here")
 
     async def end(self, agent_id: str, peer: str | None, grace_s: int) -> int:
         """Have an agent ended wherever it is, without the store; returns in how many places it was found."""
@@ -109,4 +116,5 @@ class Elsewhere:
         about = write(End(agent=agent_id, peer=peer, grace_s=grace_s))
         asked = [channel.ask("end", about, _ANSWER_S) for channel in self._channels.all().values()]
         answers = await asyncio.gather(*asked, return_exceptions=True)
-        return sum(int(answer.get("found", 0)) for answer in answers if isinstance(answer, dict))
+        found = [answer.get("found") for answer in answers if isinstance(answer, dict)]
+        return sum(count for count in found if isinstance(count, int))

@@ -142,6 +142,8 @@ class Gate:
 
     async def _serve(self, socket: ServerSocket, machine: Machine, session: Session) -> None:
         async def answer(what: str, about: dict[str, Any]) -> dict[str, Any]:
+            if self._machines.find(machine.key.kid) != machine:
+                raise Unavailable("this machine was forgotten here")  # before its channel has noticed
             return await self._answer(machine, what, about)
 
         channel = Channel(socket, session, answer, lambda: self._machines.find(machine.key.kid) == machine)

@@ -80,6 +80,8 @@ class Losing:
             self._places.forget(time.time_ns() // 1_000_000 - kept_ms)
 
     async def _look(self) -> None:
+        if not self._machines.ever() and not self._places.exists:
+            return  # a spoke without machines does not pay for them
         # One that has nothing here is not counted: what comes to it later waits for as long as anything.
         found = await by_machine(self._queue)
         known = self._machines.ids()

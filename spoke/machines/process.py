@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from redis.asyncio import Redis
 
 from common.configuration import EMBEDDED, ConfigError
 from common.directory import exclusive
-from common.errors import Unavailable
+from common.errors import Malformed, Unavailable
 from common.node_log import NodeLog
 from common.post import open_session
 from common.reloading import Reloading
@@ -45,6 +46,7 @@ from spoke.supervision.supervisor import Supervisor
 from spoke.telling import Telling, open_telling
 
 ID_FILE: Final = "machine.id"
+_ID: Final = re.compile(r"[a-z0-9][a-z0-9.-]*_[0-9]+")
 _log: Final = structlog.get_logger("machine")
 
 
@@ -57,18 +59,25 @@ class Identity:
         self.known = asyncio.Event()
         self.id = ""
         with suppress(FileNotFoundError):
-            self._take(self._path.read_text().strip())
+            # One that a power cut left empty would make this a worker of the node's own machine.
+            if _ID.fullmatch(kept := self._path.read_text().strip()):
+                self._take(kept)
 
     def _take(self, machine: str) -> None:
         self.id = machine
         self.known.set()
 
     def welcomed(self, machine: str) -> None:
-        """Hear the node's word; another id than before is for the next life of this process."""
+        """Hear the node's word; another id than before is for the next life of this process. Raises `Malformed`."""
+        if not _ID.fullmatch(machine):
+            raise Malformed("the node's HELLO names no machine; use the same release on both")
         if machine == self.id:
             return
         half_written = self._path.with_suffix(".new")
-        half_written.write_text(machine + "\n")
+        with half_written.open("w") as file:
+            file.write(machine + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         half_written.replace(self._path)
         if self.known.is_set():
             _log.error("machine.id_changed", machine=machine, reason="it was forgotten and added again; start it again")

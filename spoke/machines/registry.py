@@ -87,6 +87,10 @@ class Machines:
         """Return the ids of all."""
         return frozenset(machine.id for machine in self.all())
 
+    def ever(self) -> bool:
+        """Whether there was ever one: what a forgotten one left is still to be found."""
+        return bool(self._store.read("SELECT 1 FROM sqlite_sequence WHERE name = 'machines'"))
+
     def add(self, name: str, key: PublicKey, now_s: int) -> Machine:
         """Register a machine; the same name with the same key is left as it is. Raises `MachineRefused`."""
         with self._store.change() as database:

@@ -64,6 +64,8 @@ class Strays:
         try:
             if record is None:
                 await self._put_back(unsettled)
+            elif record.status == "queued" and record.attempt < unsettled.attempt:
+                return  # an older copy of the store: whoever claims it next adopts this run, or is refused and it ends
             elif not is_ours(record, unsettled.attempt, self._machine()):
                 await self._end(unsettled, "its record says that it is not this machine's any more")
         except TamperedRecord as error:
@@ -87,4 +89,6 @@ class Strays:
             _log.error("run.stray_ended", agent_id=ref.agent_id, tenant=ref.tenant, reason=reason)
             await self._supervisor.kill(run.directory, 0, _CAUSE)
             return  # settled once it is seen to have ended
+        if self._supervisor.state(run.directory) is RunState.LOST:
+            await self._supervisor.wait(run.directory)  # ends what its keeper left behind
         await asyncio.to_thread(run.settle)

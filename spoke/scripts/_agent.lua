@@ -136,7 +136,7 @@ end
 
 local function leave(lane, id)
   local removed = redis.call('ZREM', P .. 'queue:' .. lane, id)
-  if redis.call('EXISTS', P .. 'queue:' .. lane) == 0 then redis.call('ZREM', P .. 'waiting', lane) end
+  if removed == 1 and redis.call('EXISTS', P .. 'queue:' .. lane) == 0 then redis.call('ZREM', P .. 'waiting', lane) end
   return removed
 end
 
@@ -149,8 +149,10 @@ local function set_aside(tenant, id)
   redis.call('ZADD', P .. 'waiting', 'NX', (redis.call('GET', P .. 'ticks') or 0) - 0.5, lane)
 end
 
-local function dequeue(tenant, id)
-  local queued = 0
+-- `found_in` is the lane in which the entry was seen: that of a stranger need not be one to which the record leads, and
+-- whoever goes through a lane would find it for ever.
+local function dequeue(tenant, id, found_in)
+  local queued = found_in and leave(found_in, id) or 0
   for _, lane in ipairs(lanes_for(tenant, id)) do queued = queued + leave(lane, id) end
   local held_back = redis.call('ZREM', P .. 'backoff', tenant .. ' ' .. id)
   if queued + held_back > 0 then count(tenant, 'queued', -1) end
@@ -315,11 +317,11 @@ end
 -- Kill what a tenant has here: at most `limit` of what waits, and all that is held, by way of its workers.
 -- Returns how many waiting ones ended, and how many held ones were asked to.
 local function kill_all(tenant, kill, cause, retention_ms, limit)
-  local waiting, asked = redis.call('ZRANGE', P .. 'queue:' .. tenant, 0, limit - 1), 0
+  local waiting, asked, found_in = redis.call('ZRANGE', P .. 'queue:' .. tenant, 0, limit - 1), 0, {}
   for _, lane in ipairs(redis.call('ZRANGE', P .. 'waiting', 0, -1)) do
     if lane ~= tenant and tenant_of(lane) == tenant and #waiting < limit then
       for _, id in ipairs(redis.call('ZRANGE', P .. 'queue:' .. lane, 0, limit - #waiting - 1)) do
-        waiting[#waiting + 1] = id
+        waiting[#waiting + 1], found_in[id] = id, lane
       end
     end
   end
@@ -334,7 +336,7 @@ local function kill_all(tenant, kill, cause, retention_ms, limit)
     if redis.call('HGET', agent_key(tenant, id), 'status') == 'queued' then
       request_kill(tenant, id, kill, cause, retention_ms)
     else
-      dequeue(tenant, id) -- a stranger's entry
+      dequeue(tenant, id, found_in[id]) -- a stranger's entry
     end
   end
   of_tenant('leases', function(id)

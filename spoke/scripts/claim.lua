@@ -63,7 +63,7 @@ repeat
   lane, chosen_id = choose()
   if not lane then return {} end
   chosen = tenant_of(lane)
-  dequeue(chosen, chosen_id)
+  dequeue(chosen, chosen_id, lane)
 until is_queued(chosen, chosen_id)
 
 redis.call('ZADD', P .. 'waiting', 'XX', redis.call('INCR', P .. 'ticks'), lane)

@@ -9,11 +9,11 @@ local goes = {}
 for at = 6, #ARGV do goes[ARGV[at]] = true end
 local ended, asked = 0, 0
 
-local function end_waiting(tenant, id)
+local function end_waiting(tenant, id, lane)
   if redis.call('HGET', agent_key(tenant, id), 'status') == 'queued' then
     request_kill(tenant, id, kill, cause, retention_ms)
   else
-    dequeue(tenant, id) -- a stranger's entry
+    dequeue(tenant, id, lane) -- a stranger's entry
   end
   redis.call('PEXPIRE', P .. 'events:' .. tenant, retention_ms)
   ended = ended + 1
@@ -22,7 +22,9 @@ end
 for _, lane in ipairs(redis.call('ZRANGE', P .. 'waiting', 0, -1)) do
   local tenant = tenant_of(lane)
   if goes[tenant] and ended < limit then
-    for _, id in ipairs(redis.call('ZRANGE', P .. 'queue:' .. lane, 0, limit - ended - 1)) do end_waiting(tenant, id) end
+    for _, id in ipairs(redis.call('ZRANGE', P .. 'queue:' .. lane, 0, limit - ended - 1)) do
+      end_waiting(tenant, id, lane)
+    end
   end
 end
 for _, member in ipairs(redis.call('ZRANGE', P .. 'backoff', 0, -1)) do

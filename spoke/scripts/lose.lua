@@ -6,11 +6,11 @@
 local machine, retention_ms, detail, limit = ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local lost = 0
 
-local function lose(tenant, id)
+local function lose(tenant, id, lane)
   if lost >= limit then return end
   local ended = { 'reason', 'lost', 'detail', detail, 'finished_at', int(now_ms()) }
   if not conclude(tenant, id, 'failed', retention_ms, ended) then -- a stranger's entry
-    dequeue(tenant, id)
+    dequeue(tenant, id, lane)
     release(tenant, id)
   end
   lost = lost + 1
@@ -26,7 +26,7 @@ for _, member in ipairs(redis.call('ZRANGE', P .. 'backoff', 0, -1)) do
 end
 for _, lane in ipairs(redis.call('ZRANGE', P .. 'waiting', 0, -1)) do
   if lane:match('@(.+)$') == machine then
-    for _, id in ipairs(redis.call('ZRANGE', P .. 'queue:' .. lane, 0, limit)) do lose(tenant_of(lane), id) end
+    for _, id in ipairs(redis.call('ZRANGE', P .. 'queue:' .. lane, 0, limit)) do lose(tenant_of(lane), id, lane) end
   end
 end
 return lost

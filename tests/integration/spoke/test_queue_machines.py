@@ -181,3 +181,22 @@ async def test_a_lease_is_shown_to_whoever_has_its_token(rig: Rig) -> None:
     assert shown is not None
     assert (shown.asked, shown.record.fields["worker"]) == (held.asked, M1)
     assert await shown_lease(rig.queue, held.record.ref, "99") is None
+
+
+@pytest.mark.attack(61)
+@pytest.mark.parametrize("how", ["claim", "lose", "evict", "freeze"])
+async def test_an_entry_without_a_record_in_a_lane_of_a_machine_is_dropped(rig: Rig, how: str) -> None:
+    """No record leads to that lane any more; whoever goes through it must not find the entry for ever."""
+    lane = f"{TENANT}@m1_1"
+    await rig.client.zadd(f"{rig.prefix}queue:{lane}", {id_of(1): 1})
+    await rig.client.zadd(f"{rig.prefix}waiting", {lane: 0})
+    if how == "claim":
+        assert await claim(rig, M1) is None
+    elif how == "lose":
+        assert await lose(rig.queue, "m1_1", "gone") == 1
+    elif how == "evict":
+        await rig.queue.evict(KillStep("", 0, "killed_by_operator"), [TENANT], 10)
+    else:
+        await rig.accept(FreezeStep(id_of(9), KillStep("", 0, "killed_by_peer")))
+    assert not await rig.client.exists(f"{rig.prefix}queue:{lane}")
+    assert await rig.client.zrange(f"{rig.prefix}waiting", 0, -1) == []
