@@ -106,6 +106,22 @@ def processes_of(directory: Path) -> dict[int, str]:
     return found
 
 
+def end_agents_of(directory: Path) -> dict[int, str]:
+    """Ask a directory's keepers to end their agents; returns what had to be killed because it did not go by itself."""
+    for control in directory.glob("runs/*/*/*/control"):
+        with contextlib.suppress(OSError):  # nobody reads there any more
+            fd = os.open(control, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(fd, b'{"kill": {"grace_s": 0, "cause": "test_over"}}\n')
+            os.close(fd)
+    with contextlib.suppress(AssertionError):
+        until(lambda: not processes_of(directory), "its processes end", 10)
+    left = processes_of(directory)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return left
+
+
 def _belongs(process: Path, directory: str) -> bool:
     if _stat(process)[0] in "ZX":
         return False
@@ -272,18 +288,7 @@ class SpokeNode:
         """Ask keepers to end their agents; returns what had to be killed because it did not go by itself."""
         if self._process is not None:
             self._end(signal.SIGKILL)
-        for control in self.directory.glob("runs/*/*/*/control"):
-            with contextlib.suppress(OSError):  # nobody reads there any more
-                fd = os.open(control, os.O_WRONLY | os.O_NONBLOCK)
-                os.write(fd, b'{"kill": {"grace_s": 0, "cause": "test_over"}}\n')
-                os.close(fd)
-        with contextlib.suppress(AssertionError):
-            until(lambda: not processes_of(self.directory), "its processes end", 10)
-        left = processes_of(self.directory)
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return left
+        return end_agents_of(self.directory)
 
     # --- looking at it
 

@@ -8,24 +8,17 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.faults.agents import TAKEN_OVER_S, agents_in, ended, send
 from tests.faults.conftest import kill_valkey
-from tests.integration.spoke.repositories import make_repository
 from tests.integration.spoke.test_node_wire import metrics_of
 from tests.peer import HubPeer
 from tests.spoke_node import Go, SpokeNode, eventually, tables
 from tests.worker_process import WorkerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
-TAKEN_OVER_S = 60
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    return make_repository(tmp_path / "repository")
 
 
 @pytest.fixture
@@ -34,39 +27,6 @@ async def node(tmp_path: Path) -> AsyncIterator[SpokeNode]:
     options = ["--no-worker"]
     async with SpokeNode(tmp_path, toml=tables(limits={"agents": 8}), options=options) as running:
         yield running
-
-
-@pytest.fixture
-def hub(node: SpokeNode) -> HubPeer:
-    hub = HubPeer()
-    hub.register(node)
-    return hub
-
-
-async def send(
-    node: SpokeNode, hub: HubPeer, repository: Path, *items: str, count: int = 1, attempts: int = 1
-) -> list[str]:
-    """Spawn agents that do these things; returns their ids."""
-    spawns = [hub.spawn(repository, *items, maxAttempts=attempts) for _ in range(count)]
-    results = await hub.send(node, *spawns)
-    return [result["agent"]["agentId"] for result in results]
-
-
-async def ended(node: SpokeNode, agent_id: str) -> dict[str, Any]:
-    """Wait until it has ended, also when a lease has to run out before."""
-    seen: dict[str, Any] = {}
-
-    async def has_ended() -> bool:
-        nonlocal seen
-        seen = await node.agent(agent_id)
-        return seen.get("status") in {"completed", "failed", "killed"}
-
-    await eventually(has_ended, f"{agent_id} ends", TAKEN_OVER_S)
-    return seen
-
-
-def agents_in(log: list[dict[str, Any]]) -> set[str]:
-    return {line["agent_id"] for line in log}
 
 
 async def test_they_share_what_waits_and_each_agent_is_started_once(
