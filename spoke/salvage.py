@@ -26,6 +26,20 @@ _log: Final = structlog.get_logger("salvage")
 _CAUSE: Final = "lost"
 
 
+def origin_of(unsettled: Unsettled) -> tuple[AgentRecord, Asked]:
+    """Return the record beside a run, and what it was started from; raises `TamperedRecord` where that is another's."""
+    origin = unsettled.run.read_origin()
+    if origin is None:
+        raise TamperedRecord("nothing beside the run says what it was started from")
+    fields, asked = origin
+    record = AgentRecord(fields)
+    if (fields.get("tenant"), fields.get("id")) != (unsettled.ref.tenant, unsettled.ref.agent_id):
+        raise TamperedRecord("the record beside the run is another agent's")
+    if record.attempt != unsettled.attempt:
+        raise TamperedRecord("the record beside the run is another attempt's")
+    return record, asked
+
+
 class Salvage:
     """Restores records in the name of a former life of `worker`, which then takes them over."""
 
@@ -60,27 +74,15 @@ class Salvage:
     async def _salvage(self, unsettled: Unsettled) -> None:
         ref, run = unsettled.ref, unsettled.run
         try:
-            record, asked = self._origin(unsettled)
+            record, asked = origin_of(unsettled)
+            self._commands.prove(record, asked.spawn)
+            self._commands.prove_resume(record, asked.resume)
         except TamperedRecord as error:
             _log.error("run.unknown_ended", agent_id=ref.agent_id, tenant=ref.tenant, reason=error.message)
             await self._end(run)
             return
         await self._queue.restore(record, asked, self._worker.former)
         _log.warning("run.restored", agent_id=ref.agent_id, tenant=ref.tenant, attempt=record.attempt)
-
-    def _origin(self, unsettled: Unsettled) -> tuple[AgentRecord, Asked]:
-        origin = unsettled.run.read_origin()
-        if origin is None:
-            raise TamperedRecord("nothing beside the run says what it was started from")
-        fields, asked = origin
-        record = AgentRecord(fields)
-        if (fields.get("tenant"), fields.get("id")) != (unsettled.ref.tenant, unsettled.ref.agent_id):
-            raise TamperedRecord("the record beside the run is another agent's")
-        if record.attempt != unsettled.attempt:
-            raise TamperedRecord("the record beside the run is another attempt's")
-        self._commands.prove(record, asked.spawn)
-        self._commands.prove_resume(record, asked.resume)
-        return record, asked
 
     async def _end(self, run: Run) -> None:
         await self._supervisor.kill(run.directory, 0, _CAUSE)

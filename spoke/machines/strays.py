@@ -17,6 +17,7 @@ from spoke.agent_record import AgentRecord, TamperedRecord
 from spoke.queue import Queue
 from spoke.queue_coding import worker_prefix
 from spoke.runs import Runs, Unsettled
+from spoke.salvage import origin_of
 from spoke.supervision.run_dir import RunState
 from spoke.supervision.supervisor import Supervisor
 from spoke.worker import Worker
@@ -72,13 +73,10 @@ class Strays:
             await self._end(unsettled, error.message)
 
     async def _put_back(self, unsettled: Unsettled) -> None:
-        origin = unsettled.run.read_origin()
-        if origin is None or self._supervisor.state(unsettled.run.directory) is not RunState.RUNNING:
+        if self._supervisor.state(unsettled.run.directory) is not RunState.RUNNING:
             raise TamperedRecord("there is no record of it, and it has ended")
-        fields, asked = origin
-        record = AgentRecord({**fields, "machine": self._machine()})
-        if record.ref != unsettled.ref or record.attempt != unsettled.attempt:
-            raise TamperedRecord("the record beside the run is another's")
+        beside, asked = origin_of(unsettled)
+        record = AgentRecord({**beside.fields, "machine": self._machine()})
         if await self._queue.restore(record, asked, self._worker.former):
             _log.warning("run.restored", agent_id=unsettled.ref.agent_id, tenant=unsettled.ref.tenant)
         self._worker.look_now()
