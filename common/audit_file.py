@@ -126,7 +126,7 @@ class Audit:
 
     async def record(self, event: str, **fields: object) -> None:
         """Write a decision and wait until it is on the disk; raises `AuditUnavailable`."""
-        await self._kept(self._begin([Entry(event, fields)]))
+        await self.begin(event, **fields)()
 
     async def note(self, event: str, **fields: object) -> None:
         """Write a decision as `record` does; where it cannot be written, to the log: for what must not fail, a kill."""
@@ -134,8 +134,7 @@ class Audit:
 
     def begin(self, event: str, **fields: object) -> Callable[[], Awaitable[None]]:
         """Write a decision and let it go to the disk; returns what waits for that. Both raise `AuditUnavailable`."""
-        number = self._begin([Entry(event, fields)])
-        return partial(self._kept, number, self._begin_visit())
+        return self._begin([Entry(event, fields)])
 
     def begin_note(self, event: str, **fields: object) -> Callable[[], Awaitable[None]]:
         """Write as `begin` does, what cannot be written to the log."""
@@ -153,11 +152,10 @@ class Audit:
 
         return noted
 
-    def _begin(self, entries: Sequence[Entry], seal: str | None = None) -> int:
+    def _begin(self, entries: Sequence[Entry], seal: str | None = None) -> Callable[[], Awaitable[None]]:
         # Written, and so signed, here: the trust store, which knows the key of now, belongs to this thread.
         number = self._write(entries, seal)
-        self._begin_visit()
-        return number
+        return partial(self._kept, number, self._begin_visit())
 
     def _begin_visit(self) -> asyncio.Future[None]:
         # Whoever finds no visit to the disk under way begins one; the others wait for it, and perhaps for the next.
@@ -167,9 +165,8 @@ class Audit:
             self._visit.add_done_callback(_heed)
         return self._visit
 
-    async def _kept(self, number: int, visit: asyncio.Future[None] | None = None) -> None:
-        if visit is not None:
-            await asyncio.shield(visit)  # where it failed the next one may succeed without what it did not write
+    async def _kept(self, number: int, visit: asyncio.Future[None]) -> None:
+        await asyncio.shield(visit)  # where it failed the next one may succeed without what it did not write
         while self._synced < number:
             await asyncio.shield(self._begin_visit())
 
@@ -210,9 +207,9 @@ class Audit:
     async def _tick(self) -> None:
         entries = self._refusals.due(self._clock.now_ms())
         if entries or not self.is_available:
-            await self._kept(self._begin(entries or [Entry("audit.resumed")]))
+            await self._begin(entries or [Entry("audit.resumed")])()
         if self._chain.head.number > self._sealed and self._clock.now_ms() >= self._seal_at_ms:
-            await self._kept(self._begin([], "time"))
+            await self._begin([], "time")()
 
     @contextmanager
     def serving(self) -> Iterator[Audit]:
