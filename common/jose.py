@@ -51,7 +51,7 @@ def encode_base64url(raw: bytes) -> bytes:
 
 def decode_base64url(text: bytes) -> bytes:
     """Decode the one canonical spelling; raises `Malformed` for padding, `+/`, white space, slack bits (attack 19)."""
-    # What is left when the alphabet is taken out: ten times as fast as a regular expression.
+    # What is left when the alphabet is taken out: four times as fast as a regular expression.
     if text.translate(None, _BASE64URL) or len(text) % 4 == 1:
         raise Malformed("a part is not base64url without padding (RFC 7515 section 2)")
     raw = binascii.a2b_base64(text.translate(_TO_STANDARD) + b"=" * (-len(text) % 4))

@@ -21,8 +21,6 @@ MAX_INTEGER: Final = 2**53 - 1
 _MAX_INTEGER_TEXT: Final = len(str(-MAX_INTEGER))
 _CONTAINERS: Final = frozenset({dict, list})
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
-_LONG_INTEGER: Final = re.compile(rb"[0-9]{16}")
-"""So many digits has the first integer that is too large."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -53,9 +51,6 @@ def _constant(text: str) -> NoReturn:
 _decoder: Final = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
 )
-_decoder_of_short_integers: Final = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=_float, parse_constant=_constant
-)
 
 
 def _check_depth(value: Any) -> None:
@@ -82,8 +77,7 @@ def parse(raw: bytes) -> Any:
     """Parse one JSON value from `raw`; raises `Malformed` for everything that is not strict JSON."""
     try:
         text = raw.decode("utf-8")
-        decoder = _decoder if _LONG_INTEGER.search(raw) else _decoder_of_short_integers
-        value = decoder.decode(text)
+        value = _decoder.decode(text)
     except UnicodeDecodeError as error:
         raise Malformed("the JSON is not UTF-8") from error
     except RecursionError as error:

@@ -124,8 +124,8 @@ class Attendant:
         proved = await self._unless_killed(held, self._permission.prove(held.claim))
         spawn, (resume, again) = proved.spawn, proved.resume or (None, None)
         held.spans = self._spans.begin(record, proved.claims, again)
-        workspace = await self._unless_killed(held, self._prepare(held, spawn, anew=resume is None))
-        await self._unless_killed(held, self._watch(held, launcher).check())
+        watch = self._watch(held, launcher)
+        workspace = await self._unless_killed(held, self._prepare(held, spawn, watch, anew=resume is None))
         resumption = None
         if resume is not None:
             earlier = await asyncio.to_thread(self._runs.earlier, held.ref, record.attempt)
@@ -149,10 +149,12 @@ class Attendant:
             return False
         return True
 
-    async def _prepare(self, held: Held, spawn: Spawn, *, anew: bool) -> Workspace:
+    async def _prepare(self, held: Held, spawn: Spawn, watch: WorkspaceWatch, *, anew: bool) -> Workspace:
         make = self._workspaces.prepare if anew else self._workspaces.restore
         repository = parse_repository(spawn.context.repository)
-        return await make(held.ref.tenant, held.ref.agent_id, repository, spawn.context.branch)
+        workspace = await make(held.ref.tenant, held.ref.agent_id, repository, spawn.context.branch)
+        await watch.check()
+        return workspace
 
     async def _unless_killed(self, held: Held, work: Coroutine[Any, Any, _T]) -> _T:
         """Return what `work` returns; raises `KilledBeforeStart` or `LeaseLost` as soon as one is known."""

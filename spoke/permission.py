@@ -67,6 +67,8 @@ class OwnPermission:
 
     async def start(self, held: Held) -> None:
         """Refuse what was started on another machine: it may still run there. The agent's name is held meanwhile."""
+        if not self._places.exists:
+            return  # a spoke without machines does not pay for them
         found = await asyncio.to_thread(self._places.attempts, held.ref)
         if machines := {*found.values()}:
             raise StartedElsewhere(f"it was started on the machine {', '.join(sorted(machines))} before")

@@ -24,7 +24,7 @@ _MIB: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceWatch:
-    """Watches one workspace at `path`; without a bound (`most_mib` None) it looks at nothing."""
+    """Watches one workspace at `path`; without a bound (`most_mib` None) it never looks."""
 
     path: Path
     most_mib: int | None
@@ -36,9 +36,11 @@ class WorkspaceWatch:
 
     async def until_too_large(self) -> str:
         """Return what was measured once the workspace is too large: the cause of the kill that follows."""
+        if self.most_mib is None:
+            await asyncio.Event().wait()
         while True:
             before = time.monotonic()
-            if self.most_mib is not None and (excess := await self._excess()):
+            if excess := await self._excess():
                 return excess
             await asyncio.sleep(max(_LEAST_PAUSE_S, _PAUSE_PER_LOOK * (time.monotonic() - before)))
 

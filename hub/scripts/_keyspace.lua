@@ -40,12 +40,8 @@ local moves, finished, touched, born = {}, {}, {}, {}
 
 -- Puts a member into a sorted set; a score of false takes it out.
 local function place(key, member, score)
-  local members = moves[key]
-  if not members then
-    members = {}
-    moves[key] = members
-  end
-  members[member] = score
+  moves[key] = moves[key] or {}
+  moves[key][member] = score
 end
 
 local function flush()

@@ -141,12 +141,15 @@ class Gate:
         return machine, Session(key, machine.key, f"{nonce}.{hello.challenge}")
 
     async def _serve(self, socket: ServerSocket, machine: Machine, session: Session) -> None:
+        def is_registered() -> bool:
+            return self._machines.find(machine.key.kid) == machine
+
         async def answer(what: str, about: dict[str, Any]) -> dict[str, Any]:
-            if self._machines.find(machine.key.kid) != machine:
+            if not is_registered():
                 raise Unavailable("this machine was forgotten here")  # before its channel has noticed
             return await self._answer(machine, what, about)
 
-        channel = Channel(socket, session, answer, lambda: self._machines.find(machine.key.kid) == machine)
+        channel = Channel(socket, session, answer, is_registered)
         with self._channels.holding(machine.id, channel):
             _log.info("machine.link_up", machine=machine.id)
             try:

@@ -38,7 +38,7 @@ class Places:
 
     def attempts(self, ref: AgentRef) -> dict[int, str]:
         """Return the machines of an agent's attempts that were started on another; raises `Unavailable`."""
-        if not self._path.exists():
+        if not self.exists:
             return {}
         with self._open() as database:
             query = "SELECT attempt, machine FROM starts WHERE tenant = ? AND agent = ?"
@@ -68,7 +68,7 @@ class Places:
 
     def forget(self, before_ms: int) -> None:
         """Forget the starts before then; raises `Unavailable`."""
-        if self._path.exists():
+        if self.exists:
             with self._open() as database:
                 database.execute("DELETE FROM starts WHERE at_ms < ?", (before_ms,))
 
