@@ -1,4 +1,4 @@
-"""Brings the store of an older hub up to date at the start: indexes that were not kept then are made from its records.
+"""Brings the store of an older hub up to date at the start: what was not kept then, or elsewhere, is made from its records.
 
 Once per store: a version beside them says that they are kept. Nothing else may run meanwhile, or they would be wrong.
 """
@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from common.scripts import ScriptSet
 from hub.keyspace import Keyspace
 
-VERSION: Final = "1"
+VERSION: Final = "2"
 _AT_ONCE: Final = 5000
 _log: Final = structlog.get_logger("store")
 

@@ -7,10 +7,12 @@
 -- p outbox:<tenant>          sorted set: command id by sequence, ready to be sent
 -- p deferred:<tenant>        sorted set: command id by the time (ms) before which it is not sent again
 -- p deadlines                sorted set: command id by the time (ms) after which it is not sent any more
--- p cmd:<command id>         hash: kind (spawn, kill, freeze or thaw), agent ('' for the last two), tenant, json, sequence,
---                            attempts, trace (the traceparent of what asked for it; not there where nothing did)
--- p agent:<agent id>         hash: spoke tenant task type hash command trace created; status shown seq agent has_result reason;
---                            delivery attempts error; kill_id kill_state kill_error; resume_id: the resumes that
+-- p cmd:<command id>         hash, for all but spawns: kind (kill, freeze or thaw), agent ('' for the last two), tenant,
+--                            json, sequence, put_off (how often the spoke refused it for now; not there for never), trace
+--                            (the traceparent of what asked for it; not there where nothing did)
+-- p agent:<agent id>         hash: spoke tenant task type hash created; command (JSON), sequence, put_off and trace of the
+--                            spawn, whose id is the agent's; status shown seq agent has_result reason; delivery (pending
+--                            while the spawn is in the outbox), attempts error; kill_id kill_state kill_error; resume_id: the resumes that
 --                            were asked for and neither refused nor seen to take effect; unasked (1 for those in taken:)
 --                            `shown` is the status, or refused or expired where no spoke will ever say one
 -- p agents, p spoke:<spoke>, p shown:<what is shown>, p task:<task id>,
@@ -34,36 +36,57 @@
 --                            freeze that kills and waits
 local p = KEYS[1]
 
--- What the script does to sorted sets and commands is gathered and written by `flush`, its last step: one call per key
--- costs far less than one per agent. Later words about the same member win.
-local moves, finished, touched, born = {}, {}, {}, {}
+-- What the script does to sorted sets is gathered and written by `flush`, its last step: one call per key costs far less
+-- than one per agent. What is put into a set and taken out of it in one run is in it.
+local added, removed, finished, touched, born = {}, {}, {}, {}, {}
+
+local function list_of(lists, key)
+  local list = lists[key]
+  if not list then
+    list = {}
+    lists[key] = list
+  end
+  return list
+end
 
 -- Puts a member into a sorted set; a score of false takes it out.
 local function place(key, member, score)
-  moves[key] = moves[key] or {}
-  moves[key][member] = score
+  if score then
+    local list = list_of(added, key)
+    local n = #list
+    list[n + 1], list[n + 2] = score, member
+  else
+    local list = list_of(removed, key)
+    list[#list + 1] = member
+  end
+end
+
+local AT_ONCE = 4000 -- `unpack` takes no 8000, and scores stand with their members
+
+-- Yields the list in pieces of which each can be the arguments of one call.
+local function pieces(list)
+  local from = 1 - AT_ONCE
+  return function()
+    from = from + AT_ONCE
+    if from <= #list then
+      return {unpack(list, from, math.min(from + AT_ONCE - 1, #list))}
+    end
+  end
 end
 
 local function flush()
-  for key, members in pairs(moves) do
-    local added, removed = {}, {}
-    for member, score in pairs(members) do
-      if score then
-        added[#added + 1] = score
-        added[#added + 1] = member
-      else
-        removed[#removed + 1] = member
-      end
-    end
-    if #removed > 0 then
-      redis.call('ZREM', key, unpack(removed))
-    end
-    if #added > 0 then
-      redis.call('ZADD', key, unpack(added))
+  for key, members in pairs(removed) do
+    for piece in pieces(members) do
+      redis.call('ZREM', key, unpack(piece))
     end
   end
-  if #finished > 0 then
-    redis.call('DEL', unpack(finished))
+  for key, members in pairs(added) do
+    for piece in pieces(members) do
+      redis.call('ZADD', key, unpack(piece))
+    end
+  end
+  for piece in pieces(finished) do
+    redis.call('DEL', unpack(piece))
   end
   for tenant, more in pairs(born) do
     if more ~= 0 then
@@ -82,17 +105,18 @@ end
 local ENDED = {completed = true, failed = true, killed = true, refused = true, expired = true}
 
 -- Moves an agent of a spoke from the indexes of what was shown of it (nil for a new one) to those of what is shown now
--- (ms), and counts those of its tenant that have not ended.
+-- (ms), and counts those of its tenant that have not ended. Once per agent and run.
 local function show(id, spoke, tenant, before, shown, now)
   if before == shown then
     return
   end
+  local at = p .. 'at:' .. spoke .. ':'
   if before then
     place(p .. 'shown:' .. before, id, false)
-    place(p .. 'at:' .. spoke .. ':' .. before, id, false)
+    place(at .. before, id, false)
   end
   place(p .. 'shown:' .. shown, id, 0)
-  place(p .. 'at:' .. spoke .. ':' .. shown, id, 0)
+  place(at .. shown, id, 0)
   if ENDED[shown] or ENDED[before] then
     place(p .. 'ended', id, ENDED[shown] and now or false)
   end
@@ -135,19 +159,27 @@ local function emit(maxlen, id, spoke, task, shown, seq, delivery, reason)
     'status', shown, 'seq', seq, 'delivery', delivery, 'reason', reason)
 end
 
--- Takes a command out of a spoke's outbox, and the spoke out of the set of those for which something waits.
+-- Takes a spawn out of its spoke's outbox, and the spoke out of the set of those for which something waits.
+local function drop_spawn(id, tenant)
+  place(p .. 'outbox:' .. tenant, id, false)
+  place(p .. 'deferred:' .. tenant, id, false)
+  place(p .. 'deadlines', id, false)
+  touched[tenant] = true
+end
+
+-- The same for any other command.
 local function drop(command, tenant)
   place(p .. 'outbox:' .. tenant, command, false)
   place(p .. 'deferred:' .. tenant, command, false)
-  place(p .. 'deadlines', command, false)
   finished[#finished + 1] = p .. 'cmd:' .. command
   touched[tenant] = true
 end
 
--- Puts a command into a spoke's outbox; `sequence` is its place among all commands, `trace` '' for none.
-local function put(command, kind, id, tenant, json, sequence, trace)
+-- Puts a command that is no spawn into a spoke's outbox; `trace` '' for none.
+local function put(command, kind, id, tenant, json, trace)
+  local sequence = redis.call('INCR', p .. 'sequence')
   redis.call('HSET', p .. 'cmd:' .. command, 'kind', kind, 'agent', id, 'tenant', tenant, 'json', json,
-    'sequence', sequence, 'attempts', 0)
+    'sequence', sequence)
   if trace ~= '' then
     redis.call('HSET', p .. 'cmd:' .. command, 'trace', trace)
   end
@@ -155,3 +187,8 @@ local function put(command, kind, id, tenant, json, sequence, trace)
   touched[tenant] = true
 end
 
+-- Puts a spawn there; its command is in its agent's record. `sequence` is its place among all commands.
+local function put_spawn(id, tenant, sequence)
+  place(p .. 'outbox:' .. tenant, id, sequence)
+  touched[tenant] = true
+end

@@ -18,27 +18,27 @@ end
 -- Known from an event only (fault 31): what it asked for was lost here, so the spoke decides whether it is the same.
 local function add(sequence, known, id, spoke, tenant, task, kind, hash, command, deadline, trace)
   rooms[tenant] = room(tenant) - 1
-  put(id, 'spawn', id, tenant, command, sequence, trace)
+  put_spawn(id, tenant, sequence)
   if deadline ~= '0' then
     place(p .. 'deadlines', id, deadline)
   end
-  local fields = {'spoke', spoke, 'tenant', tenant, 'task', task, 'type', kind, 'hash', hash, 'command', command,
-    'delivery', 'pending', 'attempts', 0, 'error', ''}
-  if trace ~= '' then
-    fields[#fields + 1] = 'trace'
-    fields[#fields + 1] = trace
-  end
-  if not known then
-    for _, value in ipairs({'created', now, 'status', 'pending', 'shown', 'pending', 'seq', 0}) do
-      fields[#fields + 1] = value
-    end
-    for _, name in ipairs({'agents', 'spoke:' .. spoke, 'task:' .. task}) do
-      place(p .. name, id, 0)
-    end
+  local agent = p .. 'agent:' .. id
+  if known then
+    redis.call('HSET', agent, 'spoke', spoke, 'tenant', tenant, 'task', task, 'type', kind, 'hash', hash,
+      'command', command, 'sequence', sequence, 'delivery', 'pending', 'attempts', 0, 'error', '')
+  else
+    redis.call('HSET', agent, 'spoke', spoke, 'tenant', tenant, 'task', task, 'type', kind, 'hash', hash,
+      'command', command, 'sequence', sequence, 'delivery', 'pending', 'attempts', 0, 'error', '',
+      'created', now, 'status', 'pending', 'shown', 'pending', 'seq', 0)
+    place(p .. 'agents', id, 0)
+    place(p .. 'spoke:' .. spoke, id, 0)
+    place(p .. 'task:' .. task, id, 0)
     show(id, spoke, tenant, nil, 'pending', now)
     emit(maxlen, id, spoke, task, 'pending', 0, 'pending', '')
   end
-  redis.call('HSET', p .. 'agent:' .. id, unpack(fields))
+  if trace ~= '' then
+    redis.call('HSET', agent, 'trace', trace)
+  end
 end
 
 local sequence = redis.call('INCRBY', p .. 'sequence', count) - count

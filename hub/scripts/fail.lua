@@ -7,14 +7,15 @@ local peer = p .. 'peer:' .. tenant
 redis.call('HSET', peer, 'tried', now, 'failures', ARGV[4], 'next', ARGV[5], 'error', err)
 redis.call('HSETNX', peer, 'failing', now)
 for i = 6, #ARGV do
-  local known = redis.call('HMGET', p .. 'cmd:' .. ARGV[i], 'kind', 'agent')
-  if known[1] == 'spawn' then
-    redis.call('HINCRBY', p .. 'agent:' .. known[2], 'attempts', 1)
-    redis.call('HSET', p .. 'agent:' .. known[2], 'error', err)
-  elseif known[1] == 'kill' then
+  local id = ARGV[i]
+  local known = redis.call('HMGET', p .. 'cmd:' .. id, 'kind', 'agent')
+  if known[1] == 'kill' then
     redis.call('HSET', p .. 'agent:' .. known[2], 'kill_error', err)
-  elseif known[1] and redis.call('HGET', peer, 'latch_id') == ARGV[i] then
+  elseif known[1] and redis.call('HGET', peer, 'latch_id') == id then
     redis.call('HSET', peer, 'latch_error', err)
+  elseif redis.call('HGET', p .. 'agent:' .. id, 'delivery') == 'pending' then
+    redis.call('HINCRBY', p .. 'agent:' .. id, 'attempts', 1)
+    redis.call('HSET', p .. 'agent:' .. id, 'error', err)
   end
 end
 return redis.status_reply('OK')

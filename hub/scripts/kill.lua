@@ -17,7 +17,7 @@ local function kill(id, command, json, trace)
   if known[4] == 'pending' then
     return {'same', known[3], shown}
   end
-  put(command, 'kill', id, tenant, json, redis.call('INCR', p .. 'sequence'), trace)
+  put(command, 'kill', id, tenant, json, trace)
   redis.call('HSET', agent, 'kill_id', command, 'kill_state', 'pending', 'kill_error', '')
   return {'queued', command, shown}
 end

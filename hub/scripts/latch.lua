@@ -15,7 +15,7 @@ if kills then
   end
   redis.call('HSET', peer, 'latch_kill_id', command)
 end
-put(command, kind, '', tenant, ARGV[5], redis.call('INCR', p .. 'sequence'), ARGV[8])
+put(command, kind, '', tenant, ARGV[5], ARGV[8])
 redis.call('HSET', peer, 'latch_id', command, 'latch', kind, 'latch_state', 'pending', 'latch_error', '',
   'latch_killed', '', 'latch_at', ARGV[6], 'latch_reason', ARGV[7])
 flush()

@@ -27,38 +27,37 @@ end
 
 local FIELDS = {'tenant', 'spoke', 'task', 'shown', 'seq', 'status', 'has_result', 'delivery', 'attempts', 'reason',
                 'resume_id', 'kill_state', 'unasked'}
+local TENANT, SPOKE, TASK, SHOWN, SEQ, STATUS, HAS_RESULT, DELIVERY, ATTEMPTS, REASON, RESUME_ID, KILL_STATE, UNASKED =
+  1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
 
--- An agent as it is before this item: its fields by name, and `changes` that are written in one go.
+-- Agents by id: the values of FIELDS as they are after what was said so far, what is to be written (`changes`), and what
+-- was shown of it before (`was_shown`, `was_reason`). Read and written once, however much is said of one.
+local agents = {}
+
 local function read(id)
-  local values, agent = redis.call('HMGET', p .. 'agent:' .. id, unpack(FIELDS)), {id = id, changes = {}}
-  for i, name in ipairs(FIELDS) do
-    agent[name] = values[i] or nil
+  local agent = agents[id]
+  if not agent then
+    agent = redis.call('HMGET', p .. 'agent:' .. id, unpack(FIELDS))
+    agent.id, agent.changes, agent.was_shown, agent.was_reason = id, {}, agent[SHOWN], agent[REASON] or ''
+    agents[id] = agent
   end
   return agent
 end
 
-local function set(agent, ...)
-  local values = {...}
-  for i = 1, #values, 2 do
-    agent[values[i]] = values[i + 1]
-    agent.changes[#agent.changes + 1] = values[i]
-    agent.changes[#agent.changes + 1] = values[i + 1]
-  end
+-- Fields that no later item asks for need no place in the agent.
+local function set(agent, name, value)
+  local changes = agent.changes
+  local n = #changes
+  changes[n + 1], changes[n + 2] = name, value
 end
 
-local function write(agent)
-  if #agent.changes > 0 then
-    redis.call('HSET', p .. 'agent:' .. agent.id, unpack(agent.changes))
-  end
-end
-
-local function show_as(agent, shown)
-  show(agent.id, agent.spoke, agent.tenant, agent.shown, shown, now)
-  set(agent, 'shown', shown)
+local function give(agent, field, value)
+  agent[field] = value
+  set(agent, FIELDS[field], value)
 end
 
 local function tell(agent, reason)
-  emit(maxlen, agent.id, agent.spoke, agent.task, agent.shown, agent.seq, agent.delivery, reason)
+  emit(maxlen, agent.id, agent[SPOKE], agent[TASK], agent[SHOWN], agent[SEQ], agent[DELIVERY], reason)
 end
 
 local taken = redis.call('ZCARD', p .. 'taken:' .. tenant)
@@ -66,106 +65,135 @@ local taken_bytes = tonumber(redis.call('HGET', p .. 'peer:' .. tenant, 'taken_b
 
 local function take_in(agent, task, kind)
   taken = taken + 1
-  set(agent, 'unasked', 1)
+  give(agent, UNASKED, 1)
   place(p .. 'taken:' .. tenant, agent.id, 0)
-  set(agent, 'spoke', spoke, 'tenant', tenant, 'task', task, 'type', kind, 'created', now, 'status', 'pending',
-    'seq', 0, 'delivery', 'delivered', 'attempts', 0, 'error', '')
-  for _, name in ipairs({'agents', 'spoke:' .. spoke, 'task:' .. task}) do
-    place(p .. name, agent.id, 0)
-  end
+  give(agent, SPOKE, spoke)
+  give(agent, TENANT, tenant)
+  give(agent, TASK, task)
+  give(agent, STATUS, 'pending')
+  give(agent, SEQ, 0)
+  give(agent, DELIVERY, 'delivered')
+  give(agent, ATTEMPTS, 0)
+  set(agent, 'type', kind)
+  set(agent, 'created', now)
+  set(agent, 'error', '')
+  place(p .. 'agents', agent.id, 0)
+  place(p .. 'spoke:' .. spoke, agent.id, 0)
+  place(p .. 'task:' .. task, agent.id, 0)
 end
 
--- Keeps the index of why agents ended in step with what is shown.
-local function give_reason(agent, reason)
-  local before = agent.reason or ''
-  if before == reason then
-    return
+-- Writes what was learned of an agent, and keeps the indexes of what is shown of it, and of why it ended, in step.
+local function write(agent)
+  local id, shown, reason = agent.id, agent[SHOWN], agent[REASON] or ''
+  if #agent.changes > 0 then
+    redis.call('HSET', p .. 'agent:' .. id, unpack(agent.changes))
   end
-  if before ~= '' then
-    place(p .. 'reason:' .. before, agent.id, false)
+  if shown then
+    show(id, agent[SPOKE], agent[TENANT], agent.was_shown, shown, now)
   end
-  if reason ~= '' then
-    place(p .. 'reason:' .. reason, agent.id, 0)
+  if reason ~= agent.was_reason then
+    if agent.was_reason ~= '' then
+      place(p .. 'reason:' .. agent.was_reason, id, false)
+    end
+    if reason ~= '' then
+      place(p .. 'reason:' .. reason, id, 0)
+    end
   end
-  set(agent, 'reason', reason)
 end
 
 -- The agent that this hub resumed is on its way again; what was asked of its former end is over.
 local function come_back(agent)
-  set(agent, 'resume_id', '')
-  if agent.kill_state ~= 'pending' then
-    set(agent, 'kill_id', '', 'kill_state', '', 'kill_error', '')
+  give(agent, RESUME_ID, '')
+  if agent[KILL_STATE] ~= 'pending' then
+    set(agent, 'kill_id', '')
+    give(agent, KILL_STATE, '')
+    set(agent, 'kill_error', '')
   end
 end
 
 local function learn(agent, outcome, seq, status, json, has_result, reason)
-  local before = tonumber(agent.seq)
-  local comes_back = TERMINAL[agent.status] and seq > before and (agent.resume_id or '') ~= ''
-  local newer = seq > before and not TERMINAL[agent.status] or comes_back
-  local loses = agent.has_result == '1' and has_result ~= '1'
+  local before = tonumber(agent[SEQ])
+  local comes_back = TERMINAL[agent[STATUS]] and seq > before and (agent[RESUME_ID] or '') ~= ''
+  local newer = seq > before and not TERMINAL[agent[STATUS]] or comes_back
+  local loses = agent[HAS_RESULT] == '1' and has_result ~= '1'
   -- What is known already is not written again: most events repeat what the reply said. The answer to a question is,
   -- for a queued agent's place changes without a transition.
-  local same = seq == before and status == agent.status and not loses
-    and (outcome == 'answer' or has_result ~= agent.has_result)
+  local same = seq == before and status == agent[STATUS] and not loses
+    and (outcome == 'answer' or has_result ~= agent[HAS_RESULT])
   if comes_back then
     come_back(agent)
   end
   if newer or same then
-    if agent.unasked then
-      taken_bytes = taken_bytes + #json - redis.call('HSTRLEN', p .. 'agent:' .. agent.id, 'agent')
+    if agent[UNASKED] then
+      taken_bytes = taken_bytes + #json - (agent.bytes or redis.call('HSTRLEN', p .. 'agent:' .. agent.id, 'agent'))
+      agent.bytes = #json
     end
-    set(agent, 'seq', seq, 'status', status, 'agent', json, 'has_result', has_result)
-    show_as(agent, status)
-    give_reason(agent, reason)
+    give(agent, SEQ, seq)
+    give(agent, STATUS, status)
+    give(agent, HAS_RESULT, has_result)
+    give(agent, SHOWN, status)
+    set(agent, 'agent', json)
+    if (agent[REASON] or '') ~= reason then
+      give(agent, REASON, reason)
+    end
   end
-  if agent.delivery ~= 'delivered' then
+  if agent[DELIVERY] ~= 'delivered' then
     -- An event that overtook the reply to the first attempt; that reply finds the command settled.
-    local attempts = agent.attempts == '0' and 1 or agent.attempts
-    set(agent, 'delivery', 'delivered', 'error', '', 'attempts', attempts)
-    drop(agent.id, tenant) -- the spawn's command id is the agent's id
+    give(agent, DELIVERY, 'delivered')
+    give(agent, ATTEMPTS, agent[ATTEMPTS] == '0' and 1 or agent[ATTEMPTS])
+    set(agent, 'error', '')
+    drop_spawn(agent.id, tenant)
   end
   if newer then
     tell(agent, reason)
   end
 end
 
--- The fields of the agent that tell how its spawn, or its kill, was delivered.
-local TOLD_BY = {spawn = {'delivery', 'error'}, kill = {'kill_state', 'kill_error'}}
-
-local function defer(command, not_before)
-  redis.call('HINCRBY', p .. 'cmd:' .. command, 'attempts', 1)
+local function defer(key, command, not_before)
+  redis.call('HINCRBY', key, 'put_off', 1)
   place(p .. 'outbox:' .. tenant, command, false)
   place(p .. 'deferred:' .. tenant, command, not_before)
   touched[tenant] = true
 end
 
-local function settle(agent, command, outcome, err, not_before)
-  local kind = redis.call('HGET', p .. 'cmd:' .. command, 'kind')
-  if not kind then
+local function settle_spawn(agent, outcome, err, not_before)
+  if agent[DELIVERY] ~= 'pending' then
     return -- settled before
   end
-  local fields = TOLD_BY[kind]
-  if kind == 'spawn' then
-    set(agent, 'attempts', tonumber(agent.attempts) + 1)
-  end
-  set(agent, fields[2], err)
+  give(agent, ATTEMPTS, tonumber(agent[ATTEMPTS]) + 1)
+  set(agent, 'error', err)
   if outcome == 'retry' then
-    defer(command, not_before)
+    defer(p .. 'agent:' .. agent.id, agent.id, not_before)
     return
   end
-  set(agent, fields[1], outcome)
-  drop(command, tenant)
-  if kind == 'spawn' and outcome == 'refused' then
-    if agent.seq == '0' then
-      show_as(agent, 'refused')
+  give(agent, DELIVERY, outcome)
+  drop_spawn(agent.id, tenant)
+  if outcome == 'refused' then
+    if tonumber(agent[SEQ]) == 0 then
+      give(agent, SHOWN, 'refused')
     end
     tell(agent, cjson.decode(err).code)
   end
 end
 
+local function settle_kill(agent, command, outcome, err, not_before)
+  local key = p .. 'cmd:' .. command
+  if redis.call('EXISTS', key) == 0 then
+    return -- settled before
+  end
+  set(agent, 'kill_error', err)
+  if outcome == 'retry' then
+    defer(key, command, not_before)
+    return
+  end
+  give(agent, KILL_STATE, outcome)
+  drop(command, tenant)
+end
+
 -- What became of a freeze or thaw; one that a later one made void is forgotten, unless it killed.
 local function settle_latch(command, outcome, err, not_before, told, killed)
-  if redis.call('EXISTS', p .. 'cmd:' .. command) == 0 then
+  local key = p .. 'cmd:' .. command
+  if redis.call('EXISTS', key) == 0 then
     return -- settled before, or void
   end
   local peer = p .. 'peer:' .. tenant
@@ -178,7 +206,7 @@ local function settle_latch(command, outcome, err, not_before, told, killed)
     redis.call('HSET', peer, 'latch_error', err, 'latch_killed', killed)
   end
   if outcome == 'retry' and is_latest then
-    defer(command, not_before)
+    defer(key, command, not_before)
     return
   end
   drop(command, tenant)
@@ -201,42 +229,54 @@ local function is_surplus(agent, json)
   if #json > bytes_at_most then
     return true
   end
-  if agent.tenant and not agent.unasked then
+  if agent[TENANT] and not agent[UNASKED] then
     return false
   end
-  local before = agent.tenant and redis.call('HSTRLEN', p .. 'agent:' .. agent.id, 'agent') or 0
-  return (not agent.tenant and taken >= taken_at_most) or taken_bytes + #json - before > taken_bytes_at_most
+  local before = agent.bytes or agent[TENANT] and redis.call('HSTRLEN', p .. 'agent:' .. agent.id, 'agent') or 0
+  return (not agent[TENANT] and taken >= taken_at_most) or taken_bytes + #json - before > taken_bytes_at_most
+end
+
+-- One item about an agent; returns what is answered.
+local function take(agent, command, outcome, err, not_before, seq, status, task, kind, json, has_result, reason)
+  if agent[TENANT] and agent[TENANT] ~= tenant then
+    return 'foreign'
+  end
+  local tells = seq ~= '0'
+  local surplus = tells and is_surplus(agent, json)
+  if surplus then
+    if not agent[TENANT] then
+      return 'surplus'
+    end
+    tells = false -- what became of a command counts all the same
+  end
+  if tells and not agent[TENANT] then
+    take_in(agent, task, kind)
+  end
+  if command == agent.id then
+    settle_spawn(agent, outcome, err, not_before) -- a spawn's command id is the agent's id
+  elseif command ~= '' then
+    settle_kill(agent, command, outcome, err, not_before)
+  end
+  if tells then
+    learn(agent, outcome, tonumber(seq), status, json, has_result, reason)
+  end
+  return surplus and 'surplus' or 'ok'
 end
 
 local results = {accepted}
 for i = 0, count - 1 do
   local command, id, outcome, err, not_before, seq, status, task, kind, json, has_result, reason =
     unpack(ARGV, 14 + i * 12, 25 + i * 12)
-  local agent = read(id)
   if id == '' then
     settle_latch(command, outcome, err, not_before, status, task)
     results[#results + 1] = 'ok'
-  elseif agent.tenant and agent.tenant ~= tenant then
-    results[#results + 1] = 'foreign'
-  elseif seq ~= '0' and not agent.tenant and is_surplus(agent, json) then
-    results[#results + 1] = 'surplus'
   else
-    local surplus = seq ~= '0' and is_surplus(agent, json)
-    if surplus then
-      seq = '0' -- what became of a command counts all the same
-    end
-    if not agent.tenant and seq ~= '0' then
-      take_in(agent, task, kind)
-    end
-    if command ~= '' then
-      settle(agent, command, outcome, err, not_before)
-    end
-    if seq ~= '0' then
-      learn(agent, outcome, tonumber(seq), status, json, has_result, reason)
-    end
-    write(agent)
-    results[#results + 1] = surplus and 'surplus' or 'ok'
+    results[#results + 1] =
+      take(read(id), command, outcome, err, not_before, seq, status, task, kind, json, has_result, reason)
   end
+end
+for _, agent in pairs(agents) do
+  write(agent)
 end
 flush()
 local peer = p .. 'peer:' .. tenant

@@ -9,12 +9,15 @@ local now, maxlen, again = ARGV[1], ARGV[2], {}
 for i = 3, #ARGV do
   local id = ARGV[i]
   local agent = p .. 'agent:' .. id
-  local known = redis.call('HMGET', agent, 'tenant', 'spoke', 'task', 'shown', 'delivery', 'command', 'trace')
+  local known = redis.call('HMGET', agent, 'tenant', 'spoke', 'task', 'shown', 'delivery', 'command')
   if known[4] == 'queued' and known[5] == 'delivered' and (known[6] or '') ~= '' then
-    put(id, 'spawn', id, known[1], known[6], redis.call('INCR', p .. 'sequence'), known[7] or '')
+    local sequence = redis.call('INCR', p .. 'sequence')
+    put_spawn(id, known[1], sequence)
     show(id, known[2], known[1], 'queued', 'pending', now)
     -- Its transitions are counted from 1 again.
-    redis.call('HSET', agent, 'status', 'pending', 'shown', 'pending', 'seq', 0, 'agent', '', 'delivery', 'pending')
+    redis.call('HSET', agent, 'status', 'pending', 'shown', 'pending', 'seq', 0, 'agent', '', 'delivery', 'pending',
+      'sequence', sequence)
+    redis.call('HDEL', agent, 'put_off')
     emit(maxlen, id, known[2], known[3], 'pending', 0, 'pending', 'lost')
     again[#again + 1] = id
   end

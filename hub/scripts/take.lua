@@ -3,25 +3,39 @@
 --
 -- ARGV     now (ms), tenant, at most so many commands, at most so many bytes of JSON
 --
--- Returns {{command id, kind, agent id, JSON, attempts, traceparent or ''}..., how many more are ready, time (ms) at which
--- the next deferred one is due, or ''}.
+-- Returns {{command id, kind, agent id, JSON, how often it was put off, traceparent or ''}..., how many more are ready,
+-- time (ms) at which the next deferred one is due, or ''}.
 local now, tenant, count, bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local outbox, deferred = p .. 'outbox:' .. tenant, p .. 'deferred:' .. tenant
+
+-- A command that waits: kind (false where there is none), agent, JSON, put_off, trace, sequence; a spawn has its agent's id.
+local function read(id)
+  local spawn = redis.call('HMGET', p .. 'agent:' .. id, 'command', 'put_off', 'trace', 'sequence')
+  if spawn[1] then
+    return 'spawn', id, unpack(spawn)
+  end
+  return unpack(redis.call('HMGET', p .. 'cmd:' .. id, 'kind', 'agent', 'json', 'put_off', 'trace', 'sequence'))
+end
+
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', deferred, '-inf', now, 'LIMIT', 0, 1000)) do
   redis.call('ZREM', deferred, id)
-  local sequence = redis.call('HGET', p .. 'cmd:' .. id, 'sequence')
+  local sequence = select(6, read(id))
   if sequence then
     redis.call('ZADD', outbox, sequence, id)
   end
 end
 local commands = {}
 for _, id in ipairs(redis.call('ZRANGE', outbox, 0, count - 1)) do
-  local fields = redis.call('HMGET', p .. 'cmd:' .. id, 'kind', 'agent', 'json', 'attempts', 'trace')
-  bytes = bytes - #fields[3] - 1
-  if bytes < 0 and #commands > 0 then
-    break
+  local kind, agent, json, put_off, trace = read(id)
+  if kind then
+    bytes = bytes - #json - 1
+    if bytes < 0 and #commands > 0 then
+      break
+    end
+    commands[#commands + 1] = {id, kind, agent, json, put_off or '0', trace or ''}
+  else
+    redis.call('ZREM', outbox, id) -- no script of ours left it there
   end
-  commands[#commands + 1] = {id, fields[1], fields[2], fields[3], fields[4], fields[5] or ''}
 end
 local following = redis.call('ZRANGE', deferred, 0, 0, 'WITHSCORES')
 return {commands, redis.call('ZCARD', outbox) - #commands, following[2] or ''}

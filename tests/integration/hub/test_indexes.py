@@ -87,11 +87,41 @@ async def test_they_are_made_from_the_records_of_a_store_that_had_none(
     assert await stored.agents.load() == {}
     await make_indexes(stored.client, stored.keys, ScriptSet("hub"))
     version = await stored.client.getdel(f"{stored.keys.prefix}indexed")
-    assert version == b"1"
+    assert version == b"2"
     assert await stored.snapshot() == before
     await make_indexes(stored.client, stored.keys, ScriptSet("hub"))
     await stored.client.delete(f"{stored.keys.prefix}indexed")
     assert await stored.snapshot() == before, "made twice they are the same"
+
+
+async def test_they_are_made_for_more_agents_than_one_call_of_valkey_takes_arguments(stored: Stored) -> None:
+    for _ in range(5):
+        await stored.outcomes(*(new_agent(numbered_id()) for _ in range(1000)))
+    await stored.client.delete(f"{stored.keys.prefix}at:{PEER.instance}:pending")
+    await make_indexes(stored.client, stored.keys, ScriptSet("hub"))
+    assert await stored.client.zcard(f"{stored.keys.prefix}at:{PEER.instance}:pending") == 5000
+    assert (await stored.agents.load())[PEER.tenant] == 5000
+
+
+async def test_a_spawn_that_waits_in_the_store_of_an_older_hub_goes_out(stored: Stored) -> None:
+    """There its place and how often it was put off were in a hash of the command's own."""
+    first, second = numbered_id(), numbered_id()
+    await stored.outcomes(*map(new_agent, (first, second)))
+    refused = settled(first, "retry", error=REFUSED, not_before_ms=NOW_MS)
+    await stored.agents.record(PEER, [refused, refused], NOW_MS)
+    before = await stored.snapshot()
+    for agent_id in (first, second):
+        record, command = stored.keys.agent(agent_id), f"{stored.keys.prefix}cmd:{agent_id}"
+        sequence, put_off = await stored.client.hmget(record, ["sequence", "put_off"])
+        await stored.client.hdel(record, "sequence", "put_off")
+        old = {"kind": "spawn", "agent": agent_id, "tenant": PEER.tenant, "json": b"{}", "sequence": sequence}
+        await stored.client.hset(command, mapping={**old, "attempts": put_off or 0})
+    await make_indexes(stored.client, stored.keys, ScriptSet("hub"))
+    await stored.client.delete(f"{stored.keys.prefix}indexed")
+    await stored.client.hdel(stored.keys.agent(second), "put_off")  # 0 is not written for one that was not put off
+    assert await stored.snapshot() == before
+    taken = await stored.outbox.take(PEER.tenant, NOW_MS)
+    assert [(command.command_id, command.attempts) for command in taken.commands] == [(first, 2), (second, 0)]
 
 
 @pytest.mark.slow
