@@ -1,4 +1,4 @@
-"""Brings the store of an older hub up to date at the start: what was not kept then, or elsewhere, is made from its records.
+"""Brings the store of an older hub up to date at the start: what was not kept then, or elsewhere, is made from records.
 
 Once per store: a version beside them says that they are kept. Nothing else may run meanwhile, or they would be wrong.
 """

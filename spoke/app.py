@@ -131,7 +131,14 @@ class _Parts:
             view,
             self.queue,
             self.machines.elsewhere,
-            Scraping(metrics, StoreMetrics(metrics.table, client, self.queue.store), self.queue, trust, links),
+            Scraping(
+                metrics,
+                StoreMetrics(metrics.table, client, self.queue.store),
+                self.queue,
+                trust,
+                links,
+                self.machines.linked,
+            ),
             telling.tracing,
         )
         requeuer = Requeuer(keys, self.queue, commands, exchange, clock)

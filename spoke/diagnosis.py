@@ -1,4 +1,4 @@
-"""What `spoke doctor` looks at: files, node, Valkey, disk, git, programs, sandbox, policy, every hub's key and clock.
+"""What `spoke doctor` looks at: files, node, Valkey, disk, git, programs, sandbox, policy, machines, hubs and clocks.
 
 Each check gives one finding: `ok`, `warn` (works, and is worth knowing) or `bad` (mend it first), with the way to mend
 it. Changes nothing, and needs no running node.
@@ -10,65 +10,43 @@ import getpass
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
 from aiohttp import ClientSession
 
 from common.agent_state import AGENT_TYPES, AgentType
 from common.clock import SystemClock
 from common.command_line import Unreachable
+from common.configuration import EMBEDDED
 from common.directory import announced_url
-from common.envelope import ANYONE, EnvelopeType
 from common.errors import HubspokeError, LocalError
-from common.introduction import introduce
-from common.logs import escape
 from common.peer_url import check_peer_url
 from common.peers import Peer
-from common.post import fetch, open_session
+from common.post import open_session
 from common.store_guard import MarkFile
 from common.valkey_report import report_valkey
 from spoke.app import Spoke
 from spoke.client import LocalClient
+from spoke.finding import Finding
 from spoke.git import Git
+from spoke.machines.diagnosis import check_machines, check_node_of_machine
 from spoke.profiles import AgentConfig, Profile, Shelf
 from spoke.prompts import Prompts
 from spoke.rights import rights_of
 from spoke.sandbox import find_program, probe
 from spoke.settings import SpokeDirectory, load
+from spoke.who_answers import ask_who_answers, compare_clocks
 
-State = Literal["ok", "warn", "bad"]
 _OLDEST_GIT: Final = (2, 31)
 """The first that reads its configuration from GIT_CONFIG_COUNT, which a repository cannot beat."""
 _GIT_TIMEOUT_S: Final = 10
 _LITTLE_DISK_BYTES: Final = 1024**3
 _OLD_KEY_DAYS: Final = 365
 _DAY_S: Final = 86_400
-_CLOCK_LIMIT_S: Final = 10
-_ANY_SKEW_S: Final = 10 * 365 * _DAY_S
-_IDENTITY_PATH: Final = "/federation/v1/identity"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check: what was seen, and how to mend it unless it is `ok`."""
-
-    check: str
-    state: State
-    detail: str
-    mend: str | None = None
-
-    def to_view(self) -> dict[str, Any]:
-        """Return the JSON object."""
-        return asdict(self)
-
-    def to_text(self) -> str:
-        """Return one line for people."""
-        mend = "" if self.mend is None else f" -> {self.mend}"
-        return f"{self.state:<4}  {self.check:<16}  {escape(self.detail + mend)}"
 
 
 async def diagnose(directory: SpokeDirectory, environment: Mapping[str, str]) -> list[Finding]:
@@ -77,8 +55,13 @@ async def diagnose(directory: SpokeDirectory, environment: Mapping[str, str]) ->
         spoke = Spoke.load(directory, load(directory))
     except HubspokeError as error:
         return [Finding("files", "bad", error.message)]
-    findings = [_check_key(spoke), await _check_node(spoke), await _checked("valkey", lambda: _check_valkey(spoke))]
-    findings += [await _checked("store", lambda: _check_store(spoke)), _check_disk(directory)]
+    findings = [_check_key(spoke)]
+    works_for = spoke.settings.machine
+    if works_for is None:
+        findings.append(await _check_node(spoke))
+    else:
+        findings.append(await _checked("node", lambda: check_node_of_machine(spoke, works_for)))
+    findings += [await _checked("valkey", lambda: _check_valkey(spoke)), _check_disk(directory)]
     findings.append(await _check_git(environment))
     for agent_type in AGENT_TYPES:
         config = spoke.settings.agents.get(agent_type, AgentConfig())
@@ -86,7 +69,9 @@ async def diagnose(directory: SpokeDirectory, environment: Mapping[str, str]) ->
         findings.append(_check_sandbox(agent_type, config, environment))
         if config.push is not None and config.push.credential_helper is not None:
             findings.append(_check_helper(agent_type, config.push.credential_helper))
-    findings += [_check_policy(spoke), *[finding async for finding in _check_hubs(spoke)]]
+    if works_for is None:
+        findings += [await _checked("store", lambda: _check_store(spoke)), _check_policy(spoke)]
+        findings += [*await check_machines(spoke), *[finding async for finding in _check_hubs(spoke)]]
     return findings
 
 
@@ -122,7 +107,12 @@ async def _check_node(spoke: Spoke) -> Finding:
 
 
 async def _check_valkey(spoke: Spoke) -> Finding:
-    report = await report_valkey(spoke.directory, spoke.settings.valkey, rights_of(spoke.me.instance), "spoke serve")
+    section, works_for = spoke.settings.valkey, spoke.settings.machine
+    if works_for is not None and section.url == EMBEDDED:
+        mend = f"set [valkey] url to the Valkey of {works_for.spoke}"
+        return Finding("valkey", "bad", "a machine has no queue of its own", mend)
+    rights = rights_of(spoke.me.instance if works_for is None else works_for.spoke)
+    report = await report_valkey(spoke.directory, section, rights, "spoke serve")
     if report.exposed:
         return Finding("valkey", "warn", report.detail, "write valkeys:// in [valkey] url")
     return Finding("valkey", "warn" if report.shortfalls else "ok", report.detail)
@@ -251,20 +241,9 @@ class _Look:
         if hub.url is None:
             return Finding(check, "warn", "has no URL: events can only go to it over a link of its own making")
         url = check_peer_url(hub.url)
-        raw = await fetch(self.session, "GET", url + _IDENTITY_PATH)
-        now_s = SystemClock().now_ms() / 1000
-        said = introduce(raw, EnvelopeType.IDENTITY, audience=ANYONE, now_s=now_s, skew_s=_ANY_SKEW_S)
+        said = await ask_who_answers(self.session, url)
         if (said.instance, said.key) != (hub.instance, hub.current_key):
             detail = f"{url} answers as {said.instance} with {said.key.fingerprint}"
             mend = "it tells of a rotation by itself; otherwise compare fingerprints with its admin, and join it again"
             return Finding(check, "bad", detail, mend)
-        skew_s = round(said.claims.iat - now_s)
-        if abs(skew_s) > _CLOCK_LIMIT_S:
-            return Finding(check, "bad", f"its clock differs from ours by {skew_s} s", "run a time service on both")
-        return Finding(check, "ok", f"answers at {url} with the right key, clock within {_CLOCK_LIMIT_S} s")
-
-
-def worst(findings: list[Finding]) -> State:
-    """Return the worst state among the findings."""
-    states: Iterator[State] = (state for state in ("bad", "warn") if any(each.state == state for each in findings))
-    return next(states, "ok")
+        return compare_clocks(check, said, f"answers at {url} with the right key")

@@ -42,6 +42,7 @@ class Metrics:
             "envelope_events", "Agent transitions in an envelope that a hub answered", buckets=BATCHES
         )
         self.link_up = table.gauge("link_up", "1 while there is a link with an active hub", "hub")
+        self.machine_up = table.gauge("machine_up", "1 while another machine of this spoke has a link", "machine")
         self.leases_lost = table.counter(
             "leases_lost",
             "Agents that the node or a worker took over from one that did not keep them, since the store began: "

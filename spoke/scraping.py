@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from common.clock import SystemClock
@@ -23,6 +24,8 @@ class Scraping:
     queue: Queue
     trust: TrustSource
     links: Links
+    machines: Callable[[], Mapping[str, bool]]
+    """Whether each other machine has a link, by id."""
 
     async def render(self) -> bytes:
         """Return the text that Prometheus reads."""
@@ -31,6 +34,9 @@ class Scraping:
         metrics.link_up.clear()
         for hub in hubs:
             metrics.link_up.labels(hub.instance).set(self.links.find(hub.tenant) is not None)
+        metrics.machine_up.clear()
+        for machine, is_up in self.machines().items():
+            metrics.machine_up.labels(machine).set(is_up)
         metrics.agents.clear()  # nothing is better than what was
         metrics.events_pending.clear()
         if await self.store.read():

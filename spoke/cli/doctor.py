@@ -14,8 +14,9 @@ from spoke.cli.context import SpokeContext, facts
 @click.command()
 @facts
 def doctor(context: SpokeContext) -> None:
-    """Check files, Valkey, git, programs, sandbox and hubs; exit 1 when something is bad."""
-    from spoke.diagnosis import diagnose, worst
+    """Check files, Valkey, git, programs, sandbox, machines and hubs; exit 1 when something is bad."""
+    from spoke.diagnosis import diagnose
+    from spoke.finding import worst
 
     findings = asyncio.run(diagnose(context.directory, os.environ))
     if context.out.json:

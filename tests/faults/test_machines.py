@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 from redis.asyncio import Redis
 
@@ -56,6 +60,50 @@ async def test_two_machines_and_the_node_share_what_waits_and_each_agent_is_star
         assert {each["machine"].partition("_")[0] for each in found} == {"m1", "m2"}
     assert sorted(start["agentId"] for start in node.executions()) == sorted(agents)
     assert not list((node.directory / "runs").glob("*/*")), "nothing of them lies at the node"
+
+
+async def _doctor(machine: MachineProcess) -> list[dict[str, Any]]:
+    command = [str(machine.node.program), "--dir", str(machine.directory), "doctor", "--json"]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    findings: list[dict[str, Any]] = json.loads(done.stdout)
+    return findings
+
+
+async def test_metric_and_doctor_tell_which_machine_has_a_link(node: SpokeNode) -> None:
+    async def told() -> tuple[str, str]:
+        findings = json.loads((await node.spoke("doctor", "--json")).stdout)
+        (finding,) = [each for each in findings if each["check"] == "machine m1"]
+        async with aiohttp.ClientSession() as session, session.get(f"{node.url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+        (is_up,) = [line for line in lines if line.startswith("hubspoke_spoke_machine_up{")]
+        return finding["state"], is_up
+
+    async with MachineProcess(node, "m1") as machine:
+        assert await told() == ("ok", 'hubspoke_spoke_machine_up{machine="m1_1"} 1.0')
+        states = {each["check"]: each["state"] for each in await _doctor(machine)}
+        assert (states["node"], states["valkey"], states["git"]) == ("ok", "ok", "ok")
+        assert not {"policy", "hubs", "store"} & states.keys(), "these are the node's"
+    assert await told() == ("warn", 'hubspoke_spoke_machine_up{machine="m1_1"} 0.0')
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "check", "state", "said"),
+    [
+        ('spoke = "build-1"', 'spoke = "build-2"', "node", "bad", "is build-1, not build-2"),
+        ("node_url = ", "node_url = ", "node", "warn", "has not let this machine in yet"),
+        ('url = "unix', 'url = "embedded" # ', "valkey", "bad", "a machine has no queue of its own"),
+    ],
+    ids=["another node", "never let in", "no store"],
+)
+async def test_the_doctor_of_a_machine_that_was_set_up_wrongly(
+    node: SpokeNode, before: str, after: str, check: str, state: str, said: str
+) -> None:
+    machine = MachineProcess(node, "m1")
+    settings = machine.directory / "spoke.toml"
+    settings.write_text(settings.read_text().replace(before, after))
+    found = await _doctor(machine)
+    assert [(each["state"], said in each["detail"]) for each in found if each["check"] == check] == [(state, True)]
 
 
 async def test_hub_and_operator_read_what_lies_on_a_machine_and_see_no_difference(

@@ -114,8 +114,9 @@ async def test_a_spawn_that_waits_in_the_store_of_an_older_hub_goes_out(stored: 
         record, command = stored.keys.agent(agent_id), f"{stored.keys.prefix}cmd:{agent_id}"
         sequence, put_off = await stored.client.hmget(record, ["sequence", "put_off"])
         await stored.client.hdel(record, "sequence", "put_off")
-        old = {"kind": "spawn", "agent": agent_id, "tenant": PEER.tenant, "json": b"{}", "sequence": sequence}
-        await stored.client.hset(command, mapping={**old, "attempts": put_off or 0})
+        pairs: list[bytes | str] = ["kind", "spawn", "agent", agent_id, "tenant", PEER.tenant, "json", "{}"]
+        pairs += ["sequence", sequence or "", "attempts", put_off or "0"]
+        await stored.client.hset(command, items=pairs)
     await make_indexes(stored.client, stored.keys, ScriptSet("hub"))
     await stored.client.delete(f"{stored.keys.prefix}indexed")
     await stored.client.hdel(stored.keys.agent(second), "put_off")  # 0 is not written for one that was not put off
