@@ -81,13 +81,20 @@ class Worker:
             self._renew_now.set()
 
     async def _claim(self, group: asyncio.TaskGroup) -> None:
+        is_due = True
         while True:
             try:
-                while claim := await self._take(self._queue.claim(self._name, self._limits())):
+                # What comes while the spoke is full need not be asked for; now and then it is all the same, for there
+                # is more that the script does, and what we hold may not be a lease any more.
+                while is_due or len(self._held) < self._queue.bounds.agents:
+                    is_due = False
+                    claim = await self._take(self._queue.claim(self._name, self._limits()))
+                    if claim is None:
+                        break
                     self._attend(group, claim, resumed=False)
             except Unavailable as error:
                 await self._pause(error)
-            await _wait_until(self._wake, _POLL_S)
+            is_due = not await _wait_until(self._wake, _POLL_S)
 
     async def _reclaim(self, group: asyncio.TaskGroup) -> None:
         watch = LeaseWatch(LEASE_MS / 1000, _MAX_GAP_S)
@@ -185,11 +192,13 @@ class Worker:
         await asyncio.sleep(_UNAVAILABLE_PAUSE_S)
 
 
-async def _wait_until(event: asyncio.Event, timeout_s: float) -> None:
-    """Wait for the event, or for the poll behind it; clears it."""
+async def _wait_until(event: asyncio.Event, timeout_s: float) -> bool:
+    """Wait for the event, or for the poll behind it; clears it. Returns whether it was set."""
     try:
         async with asyncio.timeout(timeout_s):
             await event.wait()
     except TimeoutError:
         pass
+    was_set = event.is_set()
     event.clear()
+    return was_set

@@ -8,9 +8,11 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from common.valkey import connect
 from tests.faults.agents import TAKEN_OVER_S, agents_in, ended, send
 from tests.faults.conftest import kill_valkey
 from tests.integration.spoke.test_node_wire import metrics_of
@@ -43,6 +45,23 @@ async def test_they_share_what_waits_and_each_agent_is_started_once(
         assert by_second
         assert not by_first & by_second
     assert sorted(start["agentId"] for start in node.executions()) == sorted(agents)
+
+
+async def test_that_of_a_full_spoke_does_not_ask_for_more_each_time_something_comes(
+    node: SpokeNode, hub: HubPeer, repository: Path, tmp_path: Path
+) -> None:
+    go = Go(tmp_path / "go")
+    async with WorkerProcess(node, "a"), connect(node.directory / "valkey") as client:
+        running = await send(node, hub, repository, f"wait {go}", count=8)
+        for agent in running:
+            await node.started(agent)
+        await client.config_resetstat()
+        waiting = [agent for _ in range(40) for agent in await send(node, hub, repository)]
+        told: Any = await client.info("commandstats")
+        assert told["cmdstat_evalsha"]["calls"] < 60, "one script for each that came, beside some of the clock's"
+        go.now()
+        for agent in (*running, *waiting):
+            assert (await ended(node, agent))["status"] == "completed"
 
 
 @pytest.mark.fault(8)
