@@ -71,6 +71,8 @@ async def join_streams(
     try:
         await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
     finally:
+        # Of pumps that were cancelled before their first step neither has closed anything.
+        there[1].close()
         writer.close()
 
 
