@@ -121,6 +121,16 @@ class TrustStore:
             # data_version only tells of other connections' commits.
             self._version = None
 
+    def raise_format(self, form: int) -> None:
+        """Note that this node's data have at least that form, so that no release reads them that does not know it.
+
+        Raises `Unavailable`.
+        """
+        ((found,),) = self.read("PRAGMA user_version")
+        if found < form:
+            with self.change() as database:
+                database.execute(f"PRAGMA user_version = {form}")
+
     def find(self, instance: str) -> Peer:
         """Return the peer of that id; raises `PeerRefused` with `not_found`."""
         peer = self.current().find(instance)

@@ -21,14 +21,16 @@ from common.keyring import KeyRefused, OwnedKey, PublicKey
 from common.peers import OwnRotation, Peer, Trust
 
 _BUSY_TIMEOUT_S: Final = 10
-FORMAT: Final = 1
-"""The form of a node's data, all of it: these tables, what its Valkey holds, its run directories. A release that writes
-what the one before would misread counts it up, and reads both."""
-_SCHEMA: Final = f"""
+FORMAT: Final = 2
+"""The newest form of a node's data that this release reads, all of it: these tables, what its Valkey holds, its run
+directories. A node that writes what a release before would misread counts up what is in its file, by
+`TrustStore.raise_format`. 2: a hub whose waiting spawns are in their agents' records."""
+_FIRST_FORMAT: Final = 1
+_SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS peers (
     connection INTEGER PRIMARY KEY AUTOINCREMENT,
     instance TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, state TEXT NOT NULL, url TEXT,
-    epoch INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{{}}', policy TEXT, created_s INTEGER NOT NULL
+    epoch INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{}', policy TEXT, created_s INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS keys (
     connection INTEGER NOT NULL REFERENCES peers(connection) ON DELETE CASCADE,
@@ -36,7 +38,7 @@ CREATE TABLE IF NOT EXISTS keys (
     PRIMARY KEY (connection, position)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS invites (
-    invite TEXT PRIMARY KEY, expires_s INTEGER NOT NULL, labels TEXT NOT NULL DEFAULT '{{}}',
+    invite TEXT PRIMARY KEY, expires_s INTEGER NOT NULL, labels TEXT NOT NULL DEFAULT '{}',
     used_by TEXT, used_kid TEXT
 ) STRICT;
 CREATE TABLE IF NOT EXISTS rotations (
@@ -51,7 +53,6 @@ CREATE TABLE IF NOT EXISTS machines (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE, raw BLOB NOT NULL, added_s INTEGER NOT NULL
 ) STRICT;
-PRAGMA user_version = {FORMAT};
 """
 _MISSING: Final = """
 SELECT count(*) < 6 FROM sqlite_master
@@ -98,13 +99,14 @@ def open_tables(path: Path) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise TrustStoreError(f"cannot open {path}: {error}; run init first, or check the directory") from error
     try:
-        _refuse_newer(database, path)
+        found = _refuse_newer(database, path)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
         # Only when something is missing: opening writes nothing then, so that a full disk can still be read from.
         if database.execute(_MISSING).fetchone()[0]:
             database.executescript(_SCHEMA)
+            database.execute(f"PRAGMA user_version = {max(found, _FIRST_FORMAT)}")
     except TrustStoreError:
         database.close()
         raise
@@ -116,7 +118,8 @@ def open_tables(path: Path) -> sqlite3.Connection:
     return database
 
 
-def _refuse_newer(database: sqlite3.Connection, path: Path) -> None:
+def _refuse_newer(database: sqlite3.Connection, path: Path) -> int:
+    found: int
     (found,) = database.execute("PRAGMA user_version").fetchone()
     if found > FORMAT:
         raise TrustStoreError(
@@ -124,6 +127,7 @@ def _refuse_newer(database: sqlite3.Connection, path: Path) -> None:
             "restore the backup from before the upgrade",
             code="newer_data",
         )
+    return found
 
 
 def _make_private(path: Path) -> None:

@@ -60,7 +60,7 @@ from hub.descriptors import raise_limit
 from hub.federation_routes import FederationRoutes
 from hub.feed import Feed
 from hub.freezing import Freezing
-from hub.indexing import make_indexes
+from hub.indexing import DATA_FORMAT, make_indexes
 from hub.intake import Intake
 from hub.inviting import Inviting
 from hub.joining import Joining
@@ -286,6 +286,7 @@ async def serve(hub: Hub, ready: Callable[[str], None], log: NodeLog) -> None:
         watched = Watched(valkey.client, Keyspace(hub.me.instance).prefix, MarkFile(hub.directory.path))
         guard = StoreGuard(watched, parts.store, parts.clock, parts.store_lost)
         await guard.open()
+        stores.trust.raise_format(DATA_FORMAT)
         await make_indexes(valkey.client, Keyspace(hub.me.instance), ScriptSet("hub"))
         stack.push_async_callback(guard.close)
         url = await stack.enter_async_context(serving(parts.app, hub.settings, hub.directory.path))

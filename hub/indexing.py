@@ -14,6 +14,8 @@ from common.scripts import ScriptSet
 from hub.keyspace import Keyspace
 
 VERSION: Final = "2"
+DATA_FORMAT: Final = 2
+"""What a hub's data are counted as (`common.trust_tables.FORMAT`) once they have been brought up to that version."""
 _AT_ONCE: Final = 5000
 _log: Final = structlog.get_logger("store")
 

@@ -111,6 +111,26 @@ async def test_a_newer_spoke_works_with_an_older_hub(tmp_path: Path, old: OldRel
         assert [len(pair.spoke.executions(each)) for each in (running, fresh, killed)] == [1, 1, 1]
 
 
+@pytest.mark.slow
+async def test_what_waits_in_an_older_hub_goes_out_and_its_data_count_as_newer(tmp_path: Path, old: OldRelease) -> None:
+    async with of_old(tmp_path, old) as pair:
+        await pair.spoke.terminate()
+        pending = [await pair.spawn("print z") for _ in range(3)]
+        pair.hub.program = HUB
+        await pair.hub.restart()
+        await pair.spoke.restart()
+        for agent_id in pending:
+            await pair.until(agent_id, "completed")
+        forms = {node.directory.name: _form_of(node.directory) for node in (pair.hub, pair.spoke)}
+        assert forms == {pair.hub.id: FORMAT, pair.spoke.id: 1}, "what waits there a release before does not find"
+
+
+def _form_of(directory: Path) -> int:
+    with closing(sqlite3.connect(directory / "trust.db")) as database:
+        form: int = database.execute("PRAGMA user_version").fetchone()[0]
+        return form
+
+
 @pytest.mark.parametrize(("program", "id"), [(HUB, "hub-eu"), (SPOKE, "build-1")], ids=["hub", "spoke"])
 def test_data_of_a_newer_release_is_refused_in_one_line(tmp_path: Path, program: Path, id: str) -> None:
     directory = tmp_path / id

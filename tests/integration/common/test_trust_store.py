@@ -87,6 +87,19 @@ def test_the_same_peer_again_is_left_as_it_is(store: TrustStore) -> None:
     assert store.add(spoke(url="http://elsewhere.example.org"), "pending", NOW_S + 5) == first
 
 
+def test_the_form_of_the_data_is_counted_up_and_never_down(path: Path, store: TrustStore) -> None:
+    assert store.read("PRAGMA user_version") == [(1,)]
+    store.raise_format(2)
+    store.raise_format(1)
+    assert store.read("PRAGMA user_version") == [(2,)]
+    store.close()
+    raw(path, "DROP TABLE machines")  # as in the file of a release that had none
+    again = open_store(path)
+    assert again.read("SELECT * FROM machines") == []
+    assert again.read("PRAGMA user_version") == [(2,)]
+    again.close()
+
+
 def test_everything_is_there_after_closing(path: Path, store: TrustStore) -> None:
     store.add(spoke(), "active", NOW_S)
     store.add(spoke("build-2", OTHER_KEY), "pending", NOW_S)
