@@ -16,7 +16,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from common.wire import TaskId, TolerantModel, Uuid7
+from common.strict_json import MAX_INTEGER
+from common.wire import Integer, TaskId, TolerantModel, Uuid7
 
 Status = Literal["queued", "spawning", "running", "completed", "failed", "killed"]
 AgentType = Literal["worker", "reviewer", "tester"]
@@ -64,7 +65,7 @@ def may_follow(before: str, after: str) -> bool:
     return after in TRANSITIONS[before]
 
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Word = Annotated[str, Field(max_length=64)]
 """A code, the name of a signal, a time: hubs keep these, and find agents by some."""
 
@@ -72,15 +73,15 @@ Word = Annotated[str, Field(max_length=64)]
 class Granted(TolerantModel):
     """What the spoke's policy left of what was asked."""
 
-    priority: int
-    timeout_s: int
-    max_attempts: int
+    priority: Integer
+    timeout_s: Integer
+    max_attempts: Integer
 
 
 class QueuePlace(TolerantModel):
     """Where a queued agent stands; `position` counts from 1."""
 
-    position: int
+    position: Integer
     waiting_for: Word
 
 
@@ -96,7 +97,7 @@ class Receipt(TolerantModel):
 
     # A JSON array is a list, which strict mode would not take for a tuple.
     signals: Annotated[tuple[SentSignal, ...], Field(strict=False)]
-    survivors: int
+    survivors: Integer
 
 
 class AgentStatus(TolerantModel):
@@ -106,13 +107,13 @@ class AgentStatus(TolerantModel):
     task_id: TaskId
     agent_type: AgentType
     status: Status
-    seq: Annotated[int, Field(ge=1)]
+    seq: Annotated[int, Field(ge=1, le=MAX_INTEGER)]
     attempt: Count
     queued_at: Word | None = None
     started_at: Word | None = None
     finished_at: Word | None = None
     reason: Word | None = None
-    exit_code: int | None = None
+    exit_code: Integer | None = None
     signal: Word | None = None
     result: dict[str, Any] | None = None
     granted: Granted | None = None

@@ -19,7 +19,8 @@ from common.agent_state import AgentStatus
 from common.commands import MAX_COMMANDS, Command, parse_commands
 from common.errors import BadSignature, EnvelopeRejected, Malformed
 from common.keyring import Keyring
-from common.wire import Audience, InstanceId, Nonce, NotNull, StrictModel, Uuid7, first_problem
+from common.own_form import read_own_form
+from common.wire import Audience, InstanceId, Integer, Nonce, NotNull, StrictModel, Uuid7, first_problem
 
 MAX_LIFETIME_S: Final = 300
 DEFAULT_LIFETIME_S: Final = 60
@@ -54,8 +55,8 @@ class Claims(StrictModel):
     iss: InstanceId
     aud: Audience
     jti: Uuid7
-    iat: int
-    exp: int
+    iat: Integer
+    exp: Integer
     traceparent: Annotated[TraceParent | None, NotNull] = None
 
 
@@ -70,9 +71,9 @@ class CommandError(StrictModel):
 class Slice(StrictModel):
     """A piece of a log or of a patch."""
 
-    offset: int
+    offset: Integer
     data: str
-    next_offset: int
+    next_offset: Integer
     eof: bool
 
 
@@ -85,8 +86,8 @@ class Result(StrictModel):
     log: Slice | None = None
     diff: Slice | None = None
     connection: str | dict[str, Any] | None = None
-    seq: int | None = None
-    epoch: int | None = None
+    seq: Integer | None = None
+    epoch: Integer | None = None
 
 
 class CommandBody(StrictModel):
@@ -166,6 +167,23 @@ _BODIES: Final[Mapping[EnvelopeType, type[Body]]] = {
     EnvelopeType.JOIN: JoinBody,
     EnvelopeType.ROTATE: RotateBody,
 }
+
+
+class _Reply(ReplyBody, Claims):
+    """A whole payload."""
+
+
+class _Events(EventBody, Claims):
+    """A whole payload."""
+
+
+_WHOLE: Final[Mapping[EnvelopeType, type[_Reply | _Events]]] = {
+    EnvelopeType.REPLY: _Reply,
+    EnvelopeType.EVENT: _Events,
+}
+"""Of what there are many in an envelope, and read by `own_form` where it can be."""
+_FREE: Final = (b'"result":{', b'"connection":')
+"""What may hold anything: an envelope with one of these is read strictly."""
 _SEAL: Final = object()
 
 
@@ -202,6 +220,21 @@ def parse_type(jws: jose.CompactJws) -> EnvelopeType:
 
 def parse_payload(typ: EnvelopeType, payload: bytes) -> tuple[Claims, Body]:
     """Read a payload whose signature has been checked; raises `Malformed` naming the first wrong member."""
+    claims, body = _read_quickly(typ, payload) or _read_strictly(typ, payload)
+    if not 0 < claims.exp - claims.iat <= MAX_LIFETIME_S:
+        raise Malformed(f"exp must lie 1 to {MAX_LIFETIME_S} s after iat")
+    return claims, body
+
+
+def _read_quickly(typ: EnvelopeType, payload: bytes) -> tuple[Claims, Body] | None:
+    model = _WHOLE.get(typ)
+    if model is None or any(free in payload for free in _FREE):
+        return None
+    found = read_own_form(model, payload)
+    return None if found is None else (found, found)
+
+
+def _read_strictly(typ: EnvelopeType, payload: bytes) -> tuple[Claims, Body]:
     members = strict_json.parse(payload)
     if not isinstance(members, dict):
         raise Malformed("the payload is not a JSON object")
@@ -212,8 +245,6 @@ def parse_payload(typ: EnvelopeType, payload: bytes) -> tuple[Claims, Body]:
         body = _BODIES[typ].model_validate(members, by_alias=True, by_name=False)
     except ValidationError as error:
         raise Malformed(first_problem(error)) from error
-    if not 0 < claims.exp - claims.iat <= MAX_LIFETIME_S:
-        raise Malformed(f"exp must lie 1 to {MAX_LIFETIME_S} s after iat")
     return claims, body
 
 

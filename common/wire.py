@@ -14,11 +14,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.alias_generators import to_camel
 
 from common.ids import INSTANCE_ID_PATTERN, TASK_ID_PATTERN, UUID7_PATTERN
+from common.strict_json import MAX_INTEGER
 
 Uuid7 = Annotated[str, Field(pattern=UUID7_PATTERN)]
 InstanceId = Annotated[str, Field(pattern=INSTANCE_ID_PATTERN)]
 Audience = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,255}$")]
 """Wider than an instance id: a near miss (other case, trailing dot) is the wrong audience, no bad shape (attack 26)."""
+Integer = Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+"""As `strict_json` takes integers, for models that are read without it (`own_form`)."""
 TaskId = Annotated[str, Field(pattern=TASK_ID_PATTERN)]
 Nonce = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")]
 """32 bytes in base64url without padding."""
