@@ -22,9 +22,16 @@ class MachineProcess(ProcessBeside):
     """`async with MachineProcess(node, "m1")`: registered at the node, it works inside of the block."""
 
     def __init__(
-        self, node: SpokeNode, name: str, *, url: str | None = None, valkey: str | None = None, agents: int = 8
+        self,
+        node: SpokeNode,
+        name: str,
+        *,
+        url: str | None = None,
+        valkey: str | None = None,
+        agents: int = 8,
+        profile: str | None = None,
     ) -> None:
-        """Reach the node at `url` and the store at `valkey`, if not at their own addresses."""
+        """Reach the node at `url` and the store at `valkey`, if not at their own addresses; workers of that profile."""
         directory = node.directory.parent / f"machine-{name}"
         super().__init__(node, "machine", name, "machine", "work", directory=directory)
         key = json.loads(run_in_process(node.directory, "machine", "key", "--json"))["key"]
@@ -33,7 +40,9 @@ class MachineProcess(ProcessBeside):
         self.key: str = made["key"]
         own = (directory / "spoke.toml").read_text().partition("[valkey]")[0]
         store = {"url": valkey or valkey_url_of(node), "allow_data_loss": True}
-        (directory / "spoke.toml").write_text(own + tables(limits={"agents": agents}, valkey=store, policy={}))
+        workers = {} if profile is None else {"agents.worker": {"profile": profile}}
+        toml = tables(limits={"agents": agents}, valkey=store, policy={}, **workers)
+        (directory / "spoke.toml").write_text(own + toml)
 
     def register(self) -> None:
         """Add it at the node."""

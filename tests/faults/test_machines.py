@@ -106,6 +106,23 @@ async def test_the_doctor_of_a_machine_that_was_set_up_wrongly(
     assert [(each["state"], said in each["detail"]) for each in found if each["check"] == check] == [(state, True)]
 
 
+async def test_an_agent_on_a_machine_is_told_more(node: SpokeNode, hub: HubPeer, repository: Path) -> None:
+    async with MachineProcess(node, "m1", profile="fake"):
+        (agent,) = await send(node, hub, repository, "listen")
+        await node.until(agent, "running")
+
+        async def listens() -> bool:
+            return "listening" in await log_of(node, agent)
+
+        await eventually(listens, "it waits for a message")
+        told = hub.about("send", agent, text="commit told.txt")
+        for _ in range(2):  # the same message twice is one
+            (message,) = await hub.send(node, told)
+            assert message["agent"]["agentId"] == agent
+        found = await ended(node, agent)
+        assert (found["status"], len(found["result"]["commits"])) == ("completed", 1), found
+
+
 async def test_hub_and_operator_read_what_lies_on_a_machine_and_see_no_difference(
     node: SpokeNode, hub: HubPeer, repository: Path, tmp_path: Path
 ) -> None:
