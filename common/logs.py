@@ -10,11 +10,13 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
 _encode: Final = json.JSONEncoder(default=repr).encode
+_ROWS: Final = "rows"
 
 
 def escape(text: str) -> str:
@@ -40,7 +42,68 @@ def _escape_value(key: str, value: Any) -> Any:
 
 
 def _to_json(event: MutableMapping[str, Any], **_options: Any) -> str:
-    return _encode(event)
+    rows = event.get(_ROWS)
+    return rows.to_json(event) if isinstance(rows, _Rows) else _encode(event)
+
+
+def _for_terminal(render: Callable[..., Any]) -> Callable[..., str]:
+    """Return what renders every row of an event as `render` does a line."""
+
+    def rendered(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        rows = event.get(_ROWS)
+        lines = rows.events(event) if isinstance(rows, _Rows) else (event,)
+        return "\n".join(render(logger, method, line) for line in lines)
+
+    return rendered
+
+
+class _Encoded(dict[str | None, str]):
+    """Texts as JSON, each encoded the first time that it is asked for."""
+
+    def __missing__(self, text: str | None) -> str:
+        self[text] = encoded = "null" if text is None else _encode(escape(text))
+        return encoded
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What differs between the lines of one event: each row has a value for each of the names."""
+
+    names: Sequence[str]
+    rows: Sequence[Sequence[str | None]]
+
+    def events(self, event: MutableMapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Return each line's event, with what it alone has where all of them stand in `event`."""
+        before, after = self._shared(event)
+        for row in self.rows:
+            own = zip(self.names, row, strict=True)
+            yield {**before, **{name: value and escape(value) for name, value in own}, **after}
+
+    def to_json(self, event: MutableMapping[str, Any]) -> str:
+        """Return what `events` would be as JSON, a line for each; what they share is encoded once."""
+        before, after = self._shared(event)
+        own = ", ".join(f'"{name}": %s' for name in self.names)
+        head = _encode(before)[:-1] + (", " if before else "")
+        tail = ", " + _encode(after)[1:]
+        encoded = _Encoded()
+        return "\n".join([head + own % tuple(map(encoded.__getitem__, row)) + tail for row in self.rows])
+
+    def _shared(self, event: MutableMapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        names = list(event)
+        place = names.index(_ROWS)
+        before, after = names[:place], names[place + 1 :]
+        return {name: event[name] for name in before}, {name: event[name] for name in after}
+
+
+def many(write: Callable[..., object], event: str, names: Sequence[str], rows: Sequence[Sequence[str | None]]) -> None:
+    """Write a line for each row as `write(event, **dict(zip(names, row)))` would, for a fraction of its cost.
+
+    `write` is a logger's method, such as `log.info` of `log = _log.bind(peer=…)`. What the lines share, the time and
+    what is bound among it, is determined and encoded once; no name is one that is bound. Values are texts or None. The
+    lines are one write, also outside of `together`.
+    """
+    if rows:
+        write(event, **{_ROWS: _Rows(names, rows)})
 
 
 class _Lines:
@@ -112,7 +175,9 @@ def configure(stream: TextIO | None = None, level: int = logging.INFO) -> None:
     stream = stream or sys.stderr
     _lines = _Lines(stream)
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=True) if stream.isatty() else structlog.processors.JSONRenderer(_to_json)
+        _for_terminal(structlog.dev.ConsoleRenderer(colors=True))
+        if stream.isatty()
+        else structlog.processors.JSONRenderer(_to_json)
     )
     structlog.configure(
         processors=[

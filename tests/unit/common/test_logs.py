@@ -3,8 +3,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.keyring import SigningKey
-from common.logs import configure, configure_quietly, escape, together
+from common.logs import configure, configure_quietly, escape, many, together
 from tests.envelopes import HUB_KEY
 
 ESC = "\x1b"
@@ -224,3 +225,53 @@ def test_what_is_no_json_is_shown_as_it_shows_itself() -> None:
     configure(stream)
     structlog.get_logger("x").info("told", where=complex(1, 2))
     assert json.loads(stream.getvalue())["where"] == "(1+2j)"
+
+
+NAMES = ("command_id", "outcome", "reason")
+ROWS = [("c-1", "accepted", None), ("c-2", "", HOSTILE), (ESC, '"}, {"', "%s größe \\"), ("c-1", "accepted", None)]
+
+
+def _said(stream: io.StringIO, bound: dict[str, str], rows: Sequence[tuple[str | None, ...]], *, at_once: bool) -> str:
+    configure(stream)
+    with structlog.contextvars.bound_contextvars(life="l-1"):
+        log = structlog.get_logger("x").bind(**bound)
+        if at_once:
+            many(log.info, "command.settled", NAMES, rows)
+        else:
+            for row in rows:
+                log.info("command.settled", **dict(zip(NAMES, row, strict=True)))
+    return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "NOW", stream.getvalue())
+
+
+@pytest.mark.attack(56)
+@pytest.mark.parametrize("bound", [{}, {"peer": "hub-eu", "way": HOSTILE}], ids=["nothing bound", "bound"])
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal], ids=["JSON", "console"])
+def test_many_lines_at_once_are_the_same_bytes(stream: type[io.StringIO], bound: dict[str, str]) -> None:
+    at_once, each = (_said(stream(), bound, ROWS, at_once=way) for way in (True, False))
+    assert at_once == each
+    assert at_once.count("\n") == len(ROWS)
+
+
+@pytest.mark.attack(56)
+@given(st.lists(st.tuples(*[st.none() | st.text()] * len(NAMES))))
+def test_whatever_many_lines_say_is_the_same_bytes(rows: list[tuple[str | None, ...]]) -> None:
+    at_once, each = (_said(io.StringIO(), {"peer": "hub-eu"}, rows, at_once=way) for way in (True, False))
+    assert at_once == each
+
+
+def test_many_lines_are_one_write_and_none_are_none() -> None:
+    stream = _Counted()
+    configure(stream)
+    log = structlog.get_logger("x")
+    many(log.info, "command.settled", NAMES, [])
+    many(log.debug, "command.settled", NAMES, ROWS)
+    assert stream.getvalue() == ""
+    many(log.info, "command.settled", NAMES, ROWS)
+    assert stream.flushes == 1
+
+
+def test_what_else_is_called_rows_is_a_value() -> None:
+    for stream in (io.StringIO(), Terminal()):
+        configure(stream)
+        structlog.get_logger("x").info("store.swept", rows=7)
+        assert "7" in stream.getvalue()
