@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
+from common import strict_json
 from common.agent_state import TERMINAL
 from common.errors import LocalError
 from common.ids import rfc3339
@@ -48,6 +50,10 @@ class Place:
     position: int
     waiting_for: str
 
+    def to_json(self) -> dict[str, str | int]:
+        """Return it as AgentStatus shows it."""
+        return {"position": self.position, "waitingFor": self.waiting_for}
+
 
 def decode_fields(flat: Sequence[bytes]) -> dict[str, str]:
     """Read the flat list of names and values that HGETALL gives in a script."""
@@ -71,6 +77,13 @@ def _json(fields: Fields, name: str) -> dict[str, Any] | None:
 
 
 _GRANTED: Final = (("priority", "priority"), ("timeoutS", "timeout"), ("maxAttempts", "max_attempts"))
+
+
+_UNREADABLE: Final = (KeyError, ValueError, OverflowError)
+
+
+def _tampered() -> TamperedRecord:
+    return TamperedRecord("a record in the queue cannot be read; see who else writes to this Valkey")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +130,19 @@ class AgentRecord:
         """Return AgentStatus as JSON values (PROTOCOL section 2.2); raises `TamperedRecord`."""
         try:
             return self._to_status()
-        except (KeyError, ValueError, OverflowError) as error:
-            raise TamperedRecord("a record in the queue cannot be read; see who else writes to this Valkey") from error
+        except _UNREADABLE as error:
+            raise _tampered() from error
+
+    def encode(self) -> bytes:
+        """Return what `to_status` does as it goes over the wire; raises `TamperedRecord`."""
+        fields, place = self.fields, self.place
+        try:
+            before, after = _encode_common(tuple(map(fields.get, _COMMON)))
+            own = strict_json.encode({"agentId": fields["id"], "taskId": fields["task"]})
+        except _UNREADABLE as error:
+            raise _tampered() from error
+        queue = b"null" if place is None else strict_json.encode(place.to_json())
+        return b'%s,%s,"queue":%s,%s' % (own[:-1], before, queue, after)
 
     def _to_status(self) -> dict[str, Any]:
         fields = self.fields
@@ -138,9 +162,28 @@ class AgentRecord:
             "signal": fields.get("signal"),
             "result": _json(fields, "result"),
             "granted": self.granted,
-            "queue": None if place is None else {"position": place.position, "waitingFor": place.waiting_for},
+            "queue": None if place is None else place.to_json(),
             "receipt": _json(fields, "receipt"),
         }
+
+
+_COMMON: Final = (
+    "type", "status", "seq", "attempt", "queued_at", "started_at", "finished_at", "reason", "exit_code", "signal",
+    "result", "priority", "timeout", "max_attempts", "receipt",
+)  # fmt: skip
+"""The fields that a status is made of, besides those in which agents of one envelope differ."""
+
+
+@lru_cache(maxsize=16)
+def _encode_common(values: tuple[str | None, ...]) -> tuple[bytes, bytes]:
+    """Return the members that stand between an agent's own and its place in the queue, and those that follow."""
+    fields = {name: value for name, value in zip(_COMMON, values, strict=True) if value is not None}
+    status = AgentRecord({**fields, "id": "", "task": ""})._to_status()
+    del status["agentId"], status["taskId"]
+    names = list(status)
+    place = names.index("queue")
+    before, after = ({name: status[name] for name in part} for part in (names[:place], names[place + 1 :]))
+    return strict_json.encode(before)[1:-1], strict_json.encode(after)[1:]
 
 
 def read_place(place: Sequence[Any]) -> Place | None:

@@ -35,7 +35,12 @@ def _fitting(piece: LogSlice, room: int) -> LogSlice:
 
 def counts_bytes(command: Command) -> bool:
     """Say whether the answer is a piece of something long."""
-    return isinstance(command, Logs | Diff)
+    return command.command in {"logs", "diff"}
+
+
+def lies_beside(command: Command) -> bool:
+    """Say whether the answer lies beside the queue: it is to be asked for."""
+    return command.command in {"logs", "diff", "send"}
 
 
 class Disk(Protocol):

@@ -64,11 +64,12 @@ from spoke.metrics import Metrics
 from spoke.node import Spoke
 from spoke.operator_api import OperatorApi
 from spoke.petition import Petition
+from spoke.planning import Rules
 from spoke.queue import Queue
 from spoke.requeue import Requeuer
 from spoke.rights import rights_of
 from spoke.rotating import Rotating
-from spoke.router import Router, Rules
+from spoke.router import Router
 from spoke.salvage import Salvage
 from spoke.scraping import Scraping
 from spoke.settings import LIVE, SpokeSettings, load

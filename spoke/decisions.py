@@ -5,13 +5,15 @@ Decides also which commands start something, and so are not taken while the audi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from common.commands import Command
+from common.commands import Command, Freeze, Spawn, Thaw
+from spoke.command_result import CommandResult
 
 HARMLESS: Final = frozenset({"status", "logs", "diff", "kill", "freeze"})
 """Commands that start nothing: they look, or they stop."""
+_OF_NO_AGENT: Final = (Spawn, Freeze, Thaw)
 
 
 def starts_something(commands: Sequence[Command]) -> bool:
@@ -19,27 +21,32 @@ def starts_something(commands: Sequence[Command]) -> bool:
     return any(command.command not in HARMLESS for command in commands)
 
 
-def decisions(commands: Sequence[Command], results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the decisions about an envelope's commands from their results (PROTOCOL section 2.2), in order.
+def agent_of(command: Command) -> str | None:
+    """Return the agent that a command is about; None for a spawn, and for what is about the connection."""
+    return None if isinstance(command, _OF_NO_AGENT) else command.agent_id
+
+
+def decisions(results: Sequence[CommandResult]) -> list[dict[str, Any]]:
+    """Return what was decided about an envelope's commands, in order.
 
     `rule` is the rule of the policy that refused; `agents` are those that a command other than a spawn is about.
     """
     decided: dict[tuple[str, str, str | None], dict[str, Any]] = {}
-    for command, result in zip(commands, results, strict=True):
-        error = result.get("error")
-        outcome = "accepted" if error is None else error["code"]
-        rule = _rule_of(error)
-        decision = decided.setdefault(
-            (command.command, outcome, rule),
-            {"command": command.command, "outcome": outcome, **({"rule": rule} if rule else {}), "ids": []},
-        )
+    for result in results:
+        command, refused = result.command, result.refused
+        rule = None if refused is None else _rule_of(refused.message)
+        key = (command.command, result.outcome, rule)
+        decision = decided.get(key)
+        if decision is None:
+            decided[key] = decision = {"command": key[0], "outcome": key[1], **({"rule": rule} if rule else {})}
+            decision["ids"] = []
         decision["ids"].append(command.id)
-        if agent_id := getattr(command, "agent_id", None):
+        if agent_id := agent_of(command):
             decision.setdefault("agents", []).append(agent_id)
     return list(decided.values())
 
 
-def _rule_of(error: Mapping[str, Any] | None) -> str | None:
+def _rule_of(detail: str) -> str | None:
     """Return the rule that a refusal's detail begins with, such as `policy.repositories`."""
-    rule = str(error["detail"]).split(maxsplit=1)[0].rstrip(":") if error and error["detail"] else ""
+    rule = detail.split(maxsplit=1)[0].rstrip(":") if detail else ""
     return rule if rule.startswith(("policy.", "limits.")) else None

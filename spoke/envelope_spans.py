@@ -6,10 +6,9 @@ with the agent, is all that is needed to know it. Only what was verified is told
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 from common.clock import Clock
 from common.connection import Admitted
@@ -18,6 +17,7 @@ from common.errors import HubspokeError
 from common.span_attributes import Attribute, of_envelope
 from common.trace_context import TraceContext, derive, parse_traceparent
 from common.tracing import Beginning, End, Ending, Tracing, refusals
+from spoke.command_result import CommandResult
 from spoke.telling import Telling
 
 
@@ -46,9 +46,9 @@ class EnvelopeSpans:
         self._refused = telling.metrics.commands_refused
         self._clock = clock
 
-    def answered(self, told: Ending, results: Sequence[Mapping[str, Any]]) -> None:
+    def answered(self, told: Ending, results: Sequence[CommandResult]) -> None:
         """Note what became of each command."""
-        codes = [(result["id"], result["error"]["code"] if "error" in result else None) for result in results]
+        codes = [(result.command.id, result.refused.code if result.refused else None) for result in results]
         told.error, told.notes = refusals(codes)
         for _, code in codes:
             if code is not None:

@@ -13,7 +13,6 @@ from typing import Final
 
 import structlog
 
-from common import strict_json
 from common.envelope import EnvelopeType, Items, Result, batches
 from common.errors import HubspokeError, Unavailable
 from common.exchange import Exchange
@@ -121,7 +120,7 @@ class Courier:
 def _encode(event: PendingEvent) -> bytes | None:
     """Return the event as it is sent; None for one that none of our scripts wrote: it must not hold the others up."""
     try:
-        return strict_json.encode({"agent": event.record.to_status()})
+        return b'{"agent":%s}' % event.record.encode()
     except TamperedRecord as error:
         _log.error("events.unreadable", entry=event.entry.decode(), reason=error.message)
         return None

@@ -17,11 +17,11 @@ from common.peers import LOCAL_TENANT
 from common.strict_json import encode
 from common.trace_context import current
 from spoke.agent_record import AgentRecord
+from spoke.command_result import refused_by_queue
 from spoke.local_models import LocalSpawnRequest
 from spoke.policy import LOCAL_POLICY, check_spawn
 from spoke.queue import Queue
 from spoke.queue_terms import Sender, SpawnStep, StepRefused
-from spoke.router import refused_by_queue
 
 
 class LocalSpawner:

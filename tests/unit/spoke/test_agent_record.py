@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common import strict_json
-from common.agent_state import AgentStatus
+from common.agent_state import AGENT_TYPES, TRANSITIONS, AgentStatus
 from spoke.agent_record import AgentRecord, AgentRef, Place, TamperedRecord, decode_fields, read_record
 from tests.envelopes import id_of
 
@@ -73,9 +76,50 @@ def test_a_status_has_all_members_of_the_protocol_and_is_read_back_as_it_is(fiel
     ids=str,
 )
 def test_a_record_that_none_of_our_scripts_wrote_is_tampered(change: dict[str, str | None]) -> None:
-    fields = {name: value for name, value in {**ENDED, **change}.items() if value is not None}
+    record = AgentRecord({name: value for name, value in {**ENDED, **change}.items() if value is not None})
     with pytest.raises(TamperedRecord):
-        AgentRecord(fields).to_status()
+        record.to_status()
+    with pytest.raises(TamperedRecord):
+        record.encode()
+
+
+@pytest.mark.attack(61)
+def test_a_result_that_is_no_json_on_the_wire_is_tampered() -> None:
+    with pytest.raises(TamperedRecord):
+        AgentRecord({**ENDED, "result": '{"n":NaN}'}).encode()
+
+
+RESULT = '{"queue":null,"a":"\\",\\"queue\\":null,%s größe","b":{"agentId":""}}'
+
+
+@pytest.mark.parametrize("place", [None, Place(7, "peer_quota")])
+@pytest.mark.parametrize(
+    "fields",
+    [QUEUED, ENDED, {**ENDED, "result": RESULT, "receipt": RESULT}, {**QUEUED, "id": '"%s', "task": "größe\n"}],
+    ids=["queued", "ended", "a result like a status", "no id"],
+)
+def test_what_goes_over_the_wire_is_the_status(fields: dict[str, str], place: Place | None) -> None:
+    for number in range(3):
+        record = AgentRecord({**fields, "task": f"{fields['task']}{number}"}, place)
+        assert record.encode() == strict_json.encode(record.to_status())
+
+
+@given(
+    st.fixed_dictionaries(
+        {"id": st.text(), "task": st.text()},
+        optional={
+            "queued_at": st.integers(0, 2**40).map(str), "started_at": st.integers(0, 2**40).map(str),
+            "finished_at": st.integers(0, 2**40).map(str), "reason": st.text(), "signal": st.text(),
+            "exit_code": st.integers().map(str), "seq": st.integers(1).map(str), "attempt": st.integers(0).map(str),
+            "status": st.sampled_from(sorted(TRANSITIONS)), "type": st.sampled_from(AGENT_TYPES),
+            "result": st.dictionaries(st.text(), st.none() | st.text()).map(json.dumps),
+        },
+    ),
+    st.none() | st.builds(Place, st.integers(1), st.text()),
+)  # fmt: skip
+def test_whatever_goes_over_the_wire_is_the_status(fields: dict[str, str], place: Place | None) -> None:
+    record = AgentRecord({**QUEUED, **fields}, place)
+    assert record.encode() == strict_json.encode(record.to_status())
 
 
 @pytest.mark.attack(61)

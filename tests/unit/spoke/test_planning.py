@@ -1,22 +1,19 @@
-"""What a spoke decides about an envelope before and after the queue: steps, refusals, and a REPLY that fits."""
+"""What a spoke decides about the commands of an envelope before its queue is asked."""
 
 from __future__ import annotations
 
-import json
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from common.commands import MAX_COMMANDS, SpawnFields, parse_commands
-from common.envelope import MAX_ITEMS_BYTES, Claims, CommandError, EnvelopeType, Items, Result, seal
-from common.errors import COMMAND_RETRYABLE, CommandRefused, Invalid
+from common.commands import SpawnFields, parse_commands
+from common.errors import CommandRefused, Invalid
 from common.ids import uuid7_time_ms
-from common.jose import MAX_ENVELOPE_BYTES
+from spoke.planning import Asked, Planned, Rules, plan
 from spoke.policy import LOCAL_POLICY, Policy
-from spoke.queue_terms import KillStep, KnownStep, NoStep, ResumedStep, ResumeStep, SpawnStep, StatusStep, StepRefused
-from spoke.router import Asked, Planned, Rules, error_result, fit, plan, refused_by_queue
-from tests.envelopes import NOW_S, SPOKE_KEY, agent_status, id_of, spawn
+from spoke.queue_terms import KillStep, KnownStep, NoStep, ResumedStep, ResumeStep, SpawnStep, StatusStep
+from tests.envelopes import NOW_S, id_of, spawn
 
 ALL = LOCAL_POLICY
 OLDEST_MS = (NOW_S - 30 * 86_400) * 1000
@@ -77,72 +74,6 @@ def test_the_age_of_an_id_matters_for_spawns_only() -> None:
     assert each.refused is None
 
 
-@pytest.mark.parametrize("code", ["conflict", "stale", "killed", "not_found", "queue_full", "draining"])
-def test_every_code_of_the_queue_has_a_sentence_and_its_retryable(code: str) -> None:
-    refused = refused_by_queue(StepRefused(code))
-    assert refused.code == code
-    assert refused.retryable == COMMAND_RETRYABLE[code]
-    assert refused.message
-
-
-def test_an_error_is_one_of_the_protocol() -> None:
-    result = Result.model_validate(error_result(id_of(1), "conflict", "why", retryable=False))
-    assert result.error == CommandError(code="conflict", detail="why", retryable=False)
-
-
-# --- fitting
-
-
-def of_agent(number: int, result: Any) -> dict[str, Any]:
-    return {"id": id_of(number), "agent": agent_status(agentId=id_of(number), result=result)}
-
-
-def test_what_fits_is_left_alone() -> None:
-    results = [of_agent(number, {"summary": "x"}) for number in range(3)]
-    assert [json.loads(item) for item in fit(results)] == results
-
-
-def test_the_largest_results_go_first_and_only_as_many_as_must() -> None:
-    sizes = [100, 5000, 200, 4000]
-    results = [of_agent(number, {"summary": "x" * size}) for number, size in enumerate(sizes)]
-    whole = sum(len(item) + 1 for item in fit(results))
-    kept = [json.loads(item)["agent"]["result"] is not None for item in fit(results, whole - 4500)]
-    assert kept == [True, False, True, True]
-    kept = [json.loads(item)["agent"]["result"] is not None for item in fit(results, whole - 6000)]
-    assert kept == [True, False, True, False]
-
-
-def test_errors_and_logs_are_never_cut() -> None:
-    results = [
-        error_result(id_of(1), "conflict", "d" * 3000, retryable=False),
-        {"id": id_of(2), "log": {"offset": 0, "data": "x" * 3000, "nextOffset": 3000, "eof": True}},
-        of_agent(3, {"summary": "x" * 10}),
-    ]
-    found = [json.loads(item) for item in fit(results, 100)]
-    assert found[:2] == results[:2]
-    assert found[2]["agent"]["result"] is None
-
-
-def largest(number: int) -> dict[str, Any]:
-    signals = [{"signal": f"SIG{name}", "at": "2026-11-22T08:00:00.000Z"} for name in ("TERM", "STOP", "KILL")]
-    return {
-        "id": id_of(number),
-        "agent": agent_status(
-            agentId=id_of(number), taskId="t" * 128, reason="attempts_exhausted", exitCode=-(2**31), attempt=10,
-            receipt={"signals": signals, "survivors": 2**31}, result={"summary": "s" * 2000},
-            queue={"position": 10_000, "waitingFor": "peer_quota"},
-        ),
-    }  # fmt: skip
-
-
-def test_a_thousand_of_the_largest_answers_fit_one_envelope() -> None:
-    encoded = fit([largest(number) for number in range(MAX_COMMANDS)])
-    assert sum(len(item) + 1 for item in encoded) <= MAX_ITEMS_BYTES
-    claims = Claims(v=1, iss="a" * 63, aud="b" * 63, jti=id_of(1), iat=NOW_S, exp=NOW_S + 60)
-    raw = seal(SPOKE_KEY, EnvelopeType.REPLY, claims, {"re": id_of(2)}, Items("results", encoded))
-    assert len(raw) <= MAX_ENVELOPE_BYTES
-
-
 def test_a_spawn_that_could_not_be_started_as_asked_is_refused_alone() -> None:
     context = {**spawn()["context"], "skills": ["unknown"]}
     refused, fine = planned(spawn(id=id_of(1), context=context), spawn())
@@ -184,3 +115,39 @@ def test_what_may_not_be_spawned_now_is_not_resumed_unless_it_was_before(changes
     assert isinstance(each.step, ResumedStep)
     assert each.refused is not None
     assert each.refused.code == code
+
+
+def test_the_rules_are_asked_once_about_spawns_that_differ_in_nothing_they_look_at() -> None:
+    seen: list[str] = []
+
+    def offer_some(spawn: SpawnFields) -> None:
+        seen.append(spawn.task_id)
+        offer(spawn)
+
+    def kind(number: int, **context: Any) -> dict[str, Any]:
+        return spawn(id=id_of(number), taskId=f"T-{number}", context={**spawn()["context"], **context})
+
+    commands = parse_commands([
+        kind(1), kind(2), kind(3, skills=["unknown"]), kind(4, skills=["unknown"]), kind(5, branch="other"),
+        kind(6, workItems=["something else"]), kind(7, repository="https://git.example.org/another"),
+        {**kind(8), "agentType": "tester"}, kind(9, skills=[]),
+    ])  # fmt: skip
+    decided = plan(commands, Rules(ALL, OLDEST_MS, uuid7_time_ms, offer_some), {})
+    assert seen == ["T-1", "T-3", "T-5", "T-7", "T-8", "T-9"]
+    assert [each.refused and each.refused.code for each in decided] == [None, None, "invalid", "invalid", *[None] * 5]
+    assert [each.command for each in decided] == commands
+
+
+@pytest.mark.parametrize("kind", ["agentType", "repository", "branch", "skills"])
+def test_what_is_refused_of_one_kind_is_allowed_of_another(kind: str) -> None:
+    other = {"agentType": "tester"} if kind == "agentType" else {}
+    changed = {"repository": "https://git.example.com/a", "branch": "other", "skills": ["rust"]}
+    context = {**spawn()["context"], **({kind: changed[kind]} if kind in changed else {})}
+    policy = Policy(
+        commands=["spawn"], agent_types=["worker"], repositories=["https://git.example.org/**"], branches=["main"],
+        skills=["python"],
+    )  # fmt: skip
+    decided = planned(
+        spawn(id=id_of(1)), spawn(id=id_of(2), context=context, **other), spawn(id=id_of(3)), policy=policy
+    )
+    assert [each.refused and each.refused.code for each in decided] == [None, "not_allowed", None]
