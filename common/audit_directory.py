@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -31,26 +32,30 @@ class AuditUnreadable(LocalError):
     code = "audit"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AuditDirectory:
     """The audit files of the node that lives in `node`."""
 
     node: Path
 
-    @property
+    @cached_property
     def path(self) -> Path:
         """Where the files are."""
         return self.node / "audit"
 
-    @property
+    @cached_property
     def current(self) -> Path:
         """The file that is written to."""
         return self.path / "audit.jsonl"
 
-    @property
+    @cached_property
     def witness(self) -> Path:
         """What remembers the last checkpoint."""
         return self.node / "audit.head"
+
+    @cached_property
+    def _lock(self) -> str:
+        return f"{self.path}/lock"
 
     def full_file(self, last: int) -> Path:
         """Return the name of a full file whose last line is `last`."""
@@ -90,7 +95,7 @@ class AuditDirectory:
             os.close(descriptor)
 
     def _open_lock(self) -> int:
-        name, flags = f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        name, flags = self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             return os.open(name, flags, 0o600)
         except FileNotFoundError:

@@ -55,9 +55,13 @@ class Place:
         return {"position": self.position, "waitingFor": self.waiting_for}
 
 
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
 def decode_fields(flat: Sequence[bytes]) -> dict[str, str]:
     """Read the flat list of names and values that HGETALL gives in a script."""
-    texts = [item.decode("utf-8", "replace") for item in flat]
+    texts = [_text(item) for item in flat]
     return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
@@ -137,12 +141,10 @@ class AgentRecord:
         """Return what `to_status` does as it goes over the wire; raises `TamperedRecord`."""
         fields, place = self.fields, self.place
         try:
-            before, after = _encode_common(tuple(map(fields.get, _COMMON)))
-            own = strict_json.encode({"agentId": fields["id"], "taskId": fields["task"]})
+            before, after = _encode_common(tuple(map(fields.get, _COMMON)), place and place.waiting_for)
+            return _encode(fields["id"], fields["task"], before, place, after)
         except _UNREADABLE as error:
             raise _tampered() from error
-        queue = b"null" if place is None else strict_json.encode(place.to_json())
-        return b'%s,%s,"queue":%s,%s' % (own[:-1], before, queue, after)
 
     def _to_status(self) -> dict[str, Any]:
         fields = self.fields
@@ -172,18 +174,45 @@ _COMMON: Final = (
     "result", "priority", "timeout", "max_attempts", "receipt",
 )  # fmt: skip
 """The fields that a status is made of, besides those in which agents of one envelope differ."""
+_COMMON_BYTES: Final = tuple(name.encode() for name in _COMMON)
 
 
 @lru_cache(maxsize=16)
-def _encode_common(values: tuple[str | None, ...]) -> tuple[bytes, bytes]:
-    """Return the members that stand between an agent's own and its place in the queue, and those that follow."""
+def _encode_common(values: tuple[str | None, ...], waiting_for: str | None) -> tuple[bytes, bytes]:
+    """Return what stands between an agent's own members and its position in the queue, and what follows that."""
     fields = {name: value for name, value in zip(_COMMON, values, strict=True) if value is not None}
     status = AgentRecord({**fields, "id": "", "task": ""})._to_status()
-    del status["agentId"], status["taskId"]
-    names = list(status)
-    place = names.index("queue")
-    before, after = ({name: status[name] for name in part} for part in (names[:place], names[place + 1 :]))
-    return strict_json.encode(before)[1:-1], strict_json.encode(after)[1:]
+    names = list(status)  # its own two are the first
+    queue = names.index("queue")
+    before, after = ({name: status[name] for name in part} for part in (names[2:queue], names[queue + 1 :]))
+    rest = b"," + strict_json.encode(after)[1:]
+    if waiting_for is not None:
+        rest = b',"waitingFor":%s}' % strict_json.encode(waiting_for) + rest
+    return b',%s,"queue":' % strict_json.encode(before)[1:-1], rest
+
+
+@lru_cache(maxsize=16)
+def _decode_common(values: tuple[bytes | None, ...]) -> tuple[bytes, bytes]:
+    return _encode_common(tuple(None if value is None else _text(value) for value in values), None)
+
+
+def _encode(agent_id: str, task_id: str, before: bytes, place: Place | None, after: bytes) -> bytes:
+    own = strict_json.encode({"agentId": agent_id, "taskId": task_id})[:-1]
+    return b"%s%s%s%s" % (own, before, b"null" if place is None else b'{"position":%d' % place.position, after)
+
+
+def encode_status(fields: Mapping[bytes, bytes]) -> bytes:
+    """Return AgentStatus of a record's fields as they lie in Valkey; raises `TamperedRecord`."""
+    try:
+        before, after = _decode_common(tuple(map(fields.get, _COMMON_BYTES)))
+        return _encode(_text(fields[b"id"]), _text(fields[b"task"]), before, None, after)
+    except _UNREADABLE as error:
+        raise _tampered() from error
+
+
+def decode_hash(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Read a hash or the entry of a stream."""
+    return {name.decode(): _text(value) for name, value in fields.items()}
 
 
 def read_place(place: Sequence[Any]) -> Place | None:

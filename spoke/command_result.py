@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from common import strict_json
 from common.commands import Command
@@ -34,8 +33,7 @@ _DETAIL: Final = {
 """What a peer reads beside a code, and the rule where the code has several, that the queue decided."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommandResult:
+class CommandResult(NamedTuple):
     """The answer to one command, `encoded` as it goes into the REPLY; `refused` says why nothing was done."""
 
     command: Command

@@ -17,7 +17,7 @@ from common.envelope import EnvelopeType, Items, Result, batches
 from common.errors import HubspokeError, Unavailable
 from common.exchange import Exchange
 from common.peers import Peer, Trust
-from spoke.agent_record import TamperedRecord
+from spoke.agent_record import TamperedRecord, encode_status
 from spoke.queue import EVENTS_AT_ONCE, Queue
 from spoke.queue_terms import PendingEvent
 
@@ -120,7 +120,7 @@ class Courier:
 def _encode(event: PendingEvent) -> bytes | None:
     """Return the event as it is sent; None for one that none of our scripts wrote: it must not hold the others up."""
     try:
-        return b'{"agent":%s}' % event.record.encode()
+        return b'{"agent":%s}' % encode_status(event.fields)
     except TamperedRecord as error:
         _log.error("events.unreadable", entry=event.entry.decode(), reason=error.message)
         return None
@@ -128,11 +128,11 @@ def _encode(event: PendingEvent) -> bytes | None:
 
 def _settles(result: Result, event: PendingEvent) -> bool:
     """Whether the hub has the transition, or refuses it for good: then it is not sent again."""
-    if result.id != event.record.ref.agent_id:
+    if result.id != event.agent_id:
         return False
     if result.error is not None:
         return not result.error.retryable
-    return result.seq is not None and result.seq >= event.record.seq
+    return result.seq is not None and result.seq >= event.seq
 
 
 async def _wait_for(wake: asyncio.Event, at_most_s: float) -> None:

@@ -6,7 +6,7 @@ Pure, and made of the very rules that decide: `spoke.policy` says what, this say
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -63,7 +63,7 @@ def explain(peer: Peer, policy: Policy, spawn: SpawnFields) -> Explanation:
     """Say what each rule would decide about a spawn of this peer."""
     verdicts = tuple(_verdicts(peer, policy, spawn))
     refusal = next((verdict for verdict in verdicts if verdict.refusal is not None), None)
-    return Explanation(verdicts, refusal, asdict(grant(policy, spawn)))
+    return Explanation(verdicts, refusal, grant(policy, spawn)._asdict())
 
 
 def _verdicts(peer: Peer, policy: Policy, spawn: SpawnFields) -> Iterator[Verdict]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from common.commands import (
     DEFAULT_GRACE_S,
@@ -46,8 +46,7 @@ STALE: Final = "the id is older than this spoke remembers; spawn again under a f
 """What is said to one who spawns under an id that is too old, here and by the queue."""
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(NamedTuple):
     """One command with its step in the queue, or with the error that kept it out."""
 
     command: Command

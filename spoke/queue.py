@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import structlog
@@ -23,7 +24,6 @@ from spoke.agent_record import AgentRecord, AgentRef, read_record
 from spoke.policy import UNLIMITED
 from spoke.queue_coding import (
     KILLED_AT_ONCE,
-    decode_hash,
     encode_step,
     held_arguments,
     new_record,
@@ -45,7 +45,6 @@ from spoke.queue_terms import (
     Requeue,
     RequeueRefused,
     Sender,
-    SpawnStep,
     Step,
     StepRefused,
     prefix_of,
@@ -89,12 +88,12 @@ class Queue:
         `Unavailable`.
         """
         policy, bounds, known = sender.policy, self.bounds, self.store.mark
-        arguments = [item for step in steps for item in encode_step(step, policy)]
+        arguments = [encode_step(step, policy) for step in steps]
         answer = await self.run(
             "accept", sender.tenant, sender.instance, jti, raw, bounds.replay_ms,
             0 if policy.rate_per_s >= UNLIMITED else policy.rate_per_s, policy.queued, policy.agents, bounds.queued,
             TOMBSTONE_MS, bounds.retention_ms, known.generation, known.accepted, policy.commands_per_s,
-            policy.store_mib * _MIB, len(steps), *arguments,
+            policy.store_mib * _MIB, len(steps), *chain.from_iterable(arguments),
         )  # fmt: skip
         if answer[0] == b"lost":
             raise self.store.refusal()
@@ -103,12 +102,15 @@ class Queue:
         if answer[0] == b"rate_limited":
             raise RateLimited(rate_exceeded(policy, answer[1].decode()))
         self.store.saw(known.generation, answer[1])
-        return [await self._read_answer(sender, step, each) for step, each in zip(steps, answer[2:], strict=True)]
+        return [
+            new_record(sender.tenant, of_step, each[1], each[2])
+            if each[0] == b"new"
+            else await self._read_answer(sender, step, each)
+            for step, of_step, each in zip(steps, arguments, answer[2:], strict=True)
+        ]
 
     async def _read_answer(self, sender: Sender, step: Step, answer: Sequence[Any]) -> Answer:
         match answer[0], step:
-            case b"new", SpawnStep():
-                return new_record(sender, step, answer[1], answer[2])
             case b"agent", _:
                 return read_record(answer[1], answer[2])
             case b"error", _:
@@ -321,10 +323,7 @@ class Queue:
         """Return the oldest transitions that the tenant's peer has not acknowledged, at most 1000."""
         with translated():
             entries: Any = await self._client.xrange(f"{self.prefix}events:{tenant}", count=EVENTS_AT_ONCE)
-        return [
-            PendingEvent(entry, AgentRecord(decode_hash(fields)), sum(map(len, (*fields.keys(), *fields.values()))))
-            for entry, fields in entries
-        ]
+        return [PendingEvent(entry, fields) for entry, fields in entries]
 
     async def acknowledge(self, tenant: str, events: Iterable[PendingEvent]) -> None:
         """Forget transitions that the peer has."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from common.commands import content_hash, resume_hash
@@ -18,7 +18,6 @@ from spoke.queue_terms import (
     NoStep,
     ResumedStep,
     ResumeStep,
-    Sender,
     SpawnStep,
     StatusStep,
     Step,
@@ -60,21 +59,20 @@ def encode_step(step: Step, policy: Policy) -> list[str | int]:
     return arguments + [""] * (_STRIDE - len(arguments))
 
 
-def new_record(sender: Sender, step: SpawnStep, queued_at: bytes, place: Sequence[Any]) -> AgentRecord:
-    """Return the record that `accept.lua` has just made, as far as it is shown."""
-    spawn = step.spawn
-    granted = grant(sender.policy, spawn)
+def new_record(tenant: str, arguments: Sequence[str | int], queued_at: bytes, place: Sequence[Any]) -> AgentRecord:
+    """Return the record that `accept.lua` has just made of the arguments of a spawn, as far as it is shown."""
+    _, agent_id, _, _, task, agent_type, priority, timeout, max_attempts = map(str, arguments)
     fields = {
-        "id": spawn.id,
-        "tenant": sender.tenant,
+        "id": agent_id,
+        "tenant": tenant,
         "status": "queued",
         "seq": "1",
         "attempt": "0",
-        "task": spawn.task_id,
-        "type": spawn.agent_type,
-        "priority": str(granted.priority),
-        "timeout": str(granted.timeout_s),
-        "max_attempts": str(granted.max_attempts),
+        "task": task,
+        "type": agent_type,
+        "priority": priority,
+        "timeout": timeout,
+        "max_attempts": max_attempts,
         "queued_at": queued_at.decode(),
     }
     return AgentRecord(fields, read_place(place))
@@ -88,11 +86,6 @@ def worker_prefix(machine: str) -> str:
 def held_arguments(claim: Claim) -> tuple[str, str, str]:
     """Return the arguments by which scripts know a lease: tenant, id, token."""
     return claim.record.ref.tenant, claim.record.ref.agent_id, claim.token
-
-
-def decode_hash(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    """Read a hash or the entry of a stream."""
-    return {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
 
 
 def ref_of_member(member: bytes) -> AgentRef:

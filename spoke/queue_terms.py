@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from common.commands import Resume, Spawn
 from common.connection import DEFAULT_SKEW_S
 from common.envelope import MAX_LIFETIME_S
-from spoke.agent_record import AgentRecord
+from spoke.agent_record import AgentRecord, decode_hash
 from spoke.policy import Policy
 
 _DAY_MS: Final = 24 * 3600 * 1000
@@ -176,10 +177,28 @@ class Claim:
     asked: Asked
 
 
-@dataclass(frozen=True, slots=True)
-class PendingEvent:
-    """A transition that its peer has not acknowledged, and how many bytes of text are kept for it."""
+class PendingEvent(NamedTuple):
+    """A transition that its peer has not acknowledged, with the fields of the agent's record as they lay in Valkey."""
 
     entry: bytes
-    record: AgentRecord
-    size: int
+    fields: Mapping[bytes, bytes]
+
+    @property
+    def agent_id(self) -> str:
+        """Whose it is."""
+        return self.fields[b"id"].decode("utf-8", "replace")
+
+    @property
+    def seq(self) -> int:
+        """The number of the agent's transitions with this one; one that can be told to a peer has it."""
+        return int(self.fields[b"seq"])
+
+    @property
+    def size(self) -> int:
+        """How many bytes of text are kept for it."""
+        return len(b"".join(self.fields)) + len(b"".join(self.fields.values()))
+
+    @property
+    def record(self) -> AgentRecord:
+        """The agent as it was."""
+        return AgentRecord(decode_hash(self.fields))

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from common import strict_json
 from common.agent_state import AGENT_TYPES, TRANSITIONS, AgentStatus
-from spoke.agent_record import AgentRecord, AgentRef, Place, TamperedRecord, decode_fields, read_record
+from spoke.agent_record import (
+    AgentRecord,
+    AgentRef,
+    Place,
+    TamperedRecord,
+    decode_fields,
+    decode_hash,
+    encode_status,
+    read_record,
+)
 from tests.envelopes import id_of
 
 QUEUED = {
@@ -24,6 +33,10 @@ ENDED = {
     "finished_at": "1795000002000", "exit_code": "3", "result": '{"summary":"x"}',
     "receipt": '{"signals":[],"survivors":0}', "detail": "ours", "token": "9",
 }  # fmt: skip
+
+
+def _as_it_lies(record: AgentRecord) -> dict[bytes, bytes]:
+    return {name.encode(): value.encode() for name, value in record.fields.items()}
 
 
 def test_a_queued_agent() -> None:
@@ -81,6 +94,8 @@ def test_a_record_that_none_of_our_scripts_wrote_is_tampered(change: dict[str, s
         record.to_status()
     with pytest.raises(TamperedRecord):
         record.encode()
+    with pytest.raises(TamperedRecord):
+        encode_status(_as_it_lies(record))
 
 
 @pytest.mark.attack(61)
@@ -102,6 +117,12 @@ def test_what_goes_over_the_wire_is_the_status(fields: dict[str, str], place: Pl
     for number in range(3):
         record = AgentRecord({**fields, "task": f"{fields['task']}{number}"}, place)
         assert record.encode() == strict_json.encode(record.to_status())
+        assert encode_status(_as_it_lies(record)) == strict_json.encode(AgentRecord(record.fields).to_status())
+
+
+def test_what_is_no_text_is_shown_as_nearly_as_can_be() -> None:
+    fields = {**_as_it_lies(AgentRecord(QUEUED)), b"id": b"a\xff", b"reason": b"\xc3"}
+    assert encode_status(fields) == AgentRecord(decode_hash(fields)).encode()
 
 
 @given(
@@ -120,6 +141,7 @@ def test_what_goes_over_the_wire_is_the_status(fields: dict[str, str], place: Pl
 def test_whatever_goes_over_the_wire_is_the_status(fields: dict[str, str], place: Place | None) -> None:
     record = AgentRecord({**QUEUED, **fields}, place)
     assert record.encode() == strict_json.encode(record.to_status())
+    assert encode_status(_as_it_lies(record)) == AgentRecord(record.fields).encode()
 
 
 @pytest.mark.attack(61)
