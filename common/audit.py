@@ -26,6 +26,7 @@ CHECKPOINT: Final = "audit.checkpoint"
 PRUNED: Final = "audit.pruned"
 MAX_TEXT: Final = 200
 _DIGEST_LENGTH: Final = 64
+_encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _PURPOSE: Final = "hubspoke-audit-v1"
 
 
@@ -75,7 +76,7 @@ def write_line(head: Head, at_ms: int, entry: Entry) -> tuple[bytes, Head]:
         "event": entry.event,
         **{name: _bounded(value) for name, value in entry.fields.items() if value is not None},
     }
-    line = json.dumps(members, separators=(",", ":"), allow_nan=False).encode()
+    line = _encode(members).encode()
     return line, Head(head.number + 1, digest_of(line))
 
 

@@ -106,16 +106,20 @@ class ChainFile:
     def _catch_up(self) -> tuple[int, list[Entry]]:
         """Return the open file and what is to be said of what happened to it."""
         file, noticed = self._open()
-        if not _is_at(self._directory.current, file):
+        here = os.fstat(file)
+        if not _is_at(self._directory.current, here):
             self.close()
             file = self._reopen()
             noticed.append(Entry(TAMPERED, {"what": "the file was removed or replaced"}))
             noticed += self._drop_torn(file, 0)
-        size = os.fstat(file).st_size
+            here = os.fstat(file)
+        size = here.st_size
+        if size == self._size:
+            return file, noticed
         if size < self._size:
             noticed.append(Entry(TAMPERED, {"what": "the file was cut", "bytes": self._size - size}))
             noticed += self._drop_torn(file, 0)
-        elif size > self._size:
+        else:
             noticed += self._drop_torn(file, self._size)
             noticed += self._take_over(file, self._size)
         self._size = os.fstat(file).st_size
@@ -162,12 +166,11 @@ def _read(file: int, start: int, end: int) -> bytes:
     return os.pread(file, end - start, start)
 
 
-def _is_at(path: Path, file: int) -> bool:
+def _is_at(path: Path, here: os.stat_result) -> bool:
     try:
-        there = path.lstat()
+        there = os.lstat(path)
     except FileNotFoundError:
         return False
-    here = os.fstat(file)
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from pydantic_core import to_json
+
 from common import strict_json
 from common.agent_state import TERMINAL
 from common.errors import LocalError
@@ -197,8 +199,8 @@ def _decode_common(values: tuple[bytes | None, ...]) -> tuple[bytes, bytes]:
 
 
 def _encode(agent_id: str, task_id: str, before: bytes, place: Place | None, after: bytes) -> bytes:
-    own = strict_json.encode({"agentId": agent_id, "taskId": task_id})[:-1]
-    return b"%s%s%s%s" % (own, before, b"null" if place is None else b'{"position":%d' % place.position, after)
+    position = b"null" if place is None else b'{"position":%d' % place.position
+    return b'{"agentId":%s,"taskId":%s%s%s%s' % (to_json(agent_id), to_json(task_id), before, position, after)
 
 
 def encode_status(fields: Mapping[bytes, bytes]) -> bytes:

@@ -97,11 +97,15 @@ class Granted(NamedTuple):
 
 def grant(policy: Policy, spawn: SpawnFields) -> Granted:
     """Return what of priority, time and attempts is granted: what was asked, within the policy's ceilings."""
-    return Granted(
-        priority=max(spawn.priority, policy.best_priority),
-        timeout_s=min(spawn.timeout_s, policy.max_timeout_s),
-        max_attempts=min(spawn.max_attempts, policy.max_attempts),
+    return _grant(
+        (spawn.priority, spawn.timeout_s, spawn.max_attempts),
+        (policy.best_priority, policy.max_timeout_s, policy.max_attempts),
     )
+
+
+@lru_cache(maxsize=256)  # spawns mostly ask for the same
+def _grant(asked: tuple[int, int, int], ceiling: tuple[int, int, int]) -> Granted:
+    return Granted(max(asked[0], ceiling[0]), min(asked[1], ceiling[1]), min(asked[2], ceiling[2]))
 
 
 @dataclass(frozen=True, slots=True)

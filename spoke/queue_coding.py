@@ -61,18 +61,18 @@ def encode_step(step: Step, policy: Policy) -> list[str | int]:
 
 def new_record(tenant: str, arguments: Sequence[str | int], queued_at: bytes, place: Sequence[Any]) -> AgentRecord:
     """Return the record that `accept.lua` has just made of the arguments of a spawn, as far as it is shown."""
-    _, agent_id, _, _, task, agent_type, priority, timeout, max_attempts = map(str, arguments)
+    _, agent_id, _, _, task, agent_type, priority, timeout, max_attempts = arguments
     fields = {
-        "id": agent_id,
+        "id": str(agent_id),
         "tenant": tenant,
         "status": "queued",
         "seq": "1",
         "attempt": "0",
-        "task": task,
-        "type": agent_type,
-        "priority": priority,
-        "timeout": timeout,
-        "max_attempts": max_attempts,
+        "task": str(task),
+        "type": str(agent_type),
+        "priority": str(priority),
+        "timeout": str(timeout),
+        "max_attempts": str(max_attempts),
         "queued_at": queued_at.decode(),
     }
     return AgentRecord(fields, read_place(place))
