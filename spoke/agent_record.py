@@ -56,6 +56,10 @@ class Place:
         """Return it as AgentStatus shows it."""
         return {"position": self.position, "waitingFor": self.waiting_for}
 
+    def encode(self) -> bytes:
+        """Return the same as it goes over the wire."""
+        return b'{"position":%d,"waitingFor":%s}' % (self.position, to_json(self.waiting_for))
+
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
@@ -85,7 +89,7 @@ def _json(fields: Fields, name: str) -> dict[str, Any] | None:
 _GRANTED: Final = (("priority", "priority"), ("timeoutS", "timeout"), ("maxAttempts", "max_attempts"))
 
 
-_UNREADABLE: Final = (KeyError, ValueError, OverflowError)
+_UNREADABLE: Final = (KeyError, ValueError, OverflowError, OSError)  # the last for a time that no clock has
 
 
 def _tampered() -> TamperedRecord:
@@ -143,7 +147,7 @@ class AgentRecord:
         """Return what `to_status` does as it goes over the wire; raises `TamperedRecord`."""
         fields, place = self.fields, self.place
         try:
-            before, after = _encode_common(tuple(map(fields.get, _COMMON)), place and place.waiting_for)
+            before, after = _encode_common(tuple(map(fields.get, _COMMON)))
             return _encode(fields["id"], fields["task"], before, place, after)
         except _UNREADABLE as error:
             raise _tampered() from error
@@ -180,27 +184,25 @@ _COMMON_BYTES: Final = tuple(name.encode() for name in _COMMON)
 
 
 @lru_cache(maxsize=16)
-def _encode_common(values: tuple[str | None, ...], waiting_for: str | None) -> tuple[bytes, bytes]:
-    """Return what stands between an agent's own members and its position in the queue, and what follows that."""
+def _encode_common(values: tuple[str | None, ...]) -> tuple[bytes, bytes]:
+    """Return the members that stand between an agent's own and its place in the queue, and those that follow it."""
     fields = {name: value for name, value in zip(_COMMON, values, strict=True) if value is not None}
     status = AgentRecord({**fields, "id": "", "task": ""})._to_status()
     names = list(status)  # its own two are the first
     queue = names.index("queue")
     before, after = ({name: status[name] for name in part} for part in (names[2:queue], names[queue + 1 :]))
-    rest = b"," + strict_json.encode(after)[1:]
-    if waiting_for is not None:
-        rest = b',"waitingFor":%s}' % strict_json.encode(waiting_for) + rest
-    return b',%s,"queue":' % strict_json.encode(before)[1:-1], rest
+    return strict_json.encode(before)[1:-1], strict_json.encode(after)[1:]
 
 
 @lru_cache(maxsize=16)
 def _decode_common(values: tuple[bytes | None, ...]) -> tuple[bytes, bytes]:
-    return _encode_common(tuple(None if value is None else _text(value) for value in values), None)
+    return _encode_common(tuple(None if value is None else _text(value) for value in values))
 
 
 def _encode(agent_id: str, task_id: str, before: bytes, place: Place | None, after: bytes) -> bytes:
-    position = b"null" if place is None else b'{"position":%d' % place.position
-    return b'{"agentId":%s,"taskId":%s%s%s%s' % (to_json(agent_id), to_json(task_id), before, position, after)
+    queue = b"null" if place is None else place.encode()
+    own = to_json(agent_id), to_json(task_id)
+    return b'{"agentId":%s,"taskId":%s,%s,"queue":%s,%s' % (*own, before, queue, after)
 
 
 def encode_status(fields: Mapping[bytes, bytes]) -> bytes:

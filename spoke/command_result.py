@@ -34,16 +34,15 @@ _DETAIL: Final = {
 
 
 class CommandResult(NamedTuple):
-    """The answer to one command, `encoded` as it goes into the REPLY; `refused` says why nothing was done."""
+    """The answer to one command, `encoded` as it goes into the REPLY.
+
+    `outcome` is `accepted` or the code of the refusal, whose `detail` it has then.
+    """
 
     command: Command
     encoded: bytes
-    refused: CommandRefused | None = None
-
-    @property
-    def outcome(self) -> str:
-        """`accepted`, or the code of the refusal."""
-        return "accepted" if self.refused is None else self.refused.code
+    outcome: str = "accepted"
+    detail: str | None = None
 
 
 def refused_by_queue(refused: StepRefused) -> CommandRefused:
@@ -54,7 +53,7 @@ def refused_by_queue(refused: StepRefused) -> CommandRefused:
 def refusal(command: Command, refused: CommandRefused) -> CommandResult:
     """Return the result of a refused command."""
     error = {"code": refused.code, "detail": refused.message, "retryable": refused.retryable}
-    return CommandResult(command, strict_json.encode({"id": command.id, "error": error}), refused)
+    return CommandResult(command, strict_json.encode({"id": command.id, "error": error}), refused.code, refused.message)
 
 
 def of_agent(command: Command, record: AgentRecord) -> CommandResult:

@@ -33,8 +33,8 @@ def decisions(results: Sequence[CommandResult]) -> list[dict[str, Any]]:
     """
     decided: dict[tuple[str, str, str | None], dict[str, Any]] = {}
     for result in results:
-        command, refused = result.command, result.refused
-        rule = None if refused is None else _rule_of(refused.message)
+        command = result.command
+        rule = _rule_of(result.detail) if result.detail else None
         key = (command.command, result.outcome, rule)
         decision = decided.get(key)
         if decision is None:
@@ -48,5 +48,5 @@ def decisions(results: Sequence[CommandResult]) -> list[dict[str, Any]]:
 
 def _rule_of(detail: str) -> str | None:
     """Return the rule that a refusal's detail begins with, such as `policy.repositories`."""
-    rule = detail.split(maxsplit=1)[0].rstrip(":") if detail else ""
+    rule = detail.split(maxsplit=1)[0].rstrip(":")
     return rule if rule.startswith(("policy.", "limits.")) else None

@@ -48,7 +48,7 @@ class EnvelopeSpans:
 
     def answered(self, told: Ending, results: Sequence[CommandResult]) -> None:
         """Note what became of each command."""
-        codes = [(result.command.id, result.refused.code if result.refused else None) for result in results]
+        codes = [(result.command.id, None if result.detail is None else result.outcome) for result in results]
         told.error, told.notes = refusals(codes)
         for _, code in codes:
             if code is not None:

@@ -196,15 +196,14 @@ def _record(admitted: Admitted, results: Sequence[CommandResult], took_s: float)
         logs.many(write, "command.refused" if is_refused else "command.accepted", _TOLD, [_told(each) for each in run])
     counted = Counter((result.command.command, result.outcome) for result in results)
     outcomes = {f"{command} {outcome}": count for (command, outcome), count in counted.items()}
-    _log.info("envelope.accepted", peer=peer, jti=jti, outcomes=outcomes, duration_ms=round(took_s * 1000, 2))
+    log.info("envelope.accepted", jti=jti, outcomes=outcomes, duration_ms=round(took_s * 1000, 2))
 
 
 def _telling(result: CommandResult) -> tuple[bool, bool]:
-    is_refused = result.refused is not None
+    is_refused = result.detail is not None
     return is_refused, is_refused or result.command.command not in _LOOKING
 
 
 def _told(result: CommandResult) -> tuple[str | None, ...]:
-    command, refused = result.command, result.refused
-    agent_id = agent_of(command) or command.id
-    return command.command, command.id, agent_id, result.outcome, None if refused is None else refused.message
+    command = result.command
+    return command.command, command.id, agent_of(command) or command.id, result.outcome, result.detail

@@ -79,6 +79,7 @@ def test_a_status_has_all_members_of_the_protocol_and_is_read_back_as_it_is(fiel
         {"attempt": ""},
         {"queued_at": "soon"},
         {"queued_at": "9" * 40},
+        {"queued_at": "9" * 20},
         {"exit_code": "1.5"},
         {"result": "{"},
         {"result": "[]"},
