@@ -158,9 +158,9 @@ class Agents:
         items = [value for settlement in news for value in _arguments(settlement)]
         answer = await self._record(self._client, [self._keys.prefix], [*head, len(news), *items])
         taken = [result == b"ok" for result in self._check_accepted(known, answer)]
-        for settlement, is_taken in zip(news, taken, strict=True):
-            if is_taken and settlement.agent is not None:
-                self._told.note(turn, peer.tenant, settlement.agent)
+        pairs = zip(news, taken, strict=True)
+        agents = [each.agent for each, is_taken in pairs if is_taken and each.agent is not None]
+        self._told.note(turn, peer.tenant, agents)
         following = iter(taken)
         return [is_told or next(following) for is_told in told]
 

@@ -7,8 +7,9 @@ so that a caller that goes away takes nobody else's work along.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from common.errors import HubspokeError
 
@@ -16,42 +17,63 @@ _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 
 
+class _Submitted(NamedTuple, Generic[_Item, _Answer]):
+    """What one caller wants and where it waits for the answers."""
+
+    items: Sequence[_Item]
+    answers: asyncio.Future[Sequence[_Answer]]
+
+
 class Gathering(Generic[_Item, _Answer]):
-    """Calls `act` with at most `most` items at a time, one call at a time, and hands each caller its own answer."""
+    """Calls `act` with what callers submitted, one call at a time, and hands each caller its own answers.
+
+    As many callers at a time as have at most `most` items together; one that has more goes alone.
+    """
 
     def __init__(self, act: Callable[[Sequence[_Item]], Awaitable[Sequence[_Answer]]], most: int) -> None:
         self._act = act
         self._most = most
-        self._waiting: list[tuple[_Item, asyncio.Future[_Answer]]] = []
+        self._waiting: deque[_Submitted[_Item, _Answer]] = deque()
         self._wanted = asyncio.Event()
 
-    async def submit(self, items: Sequence[_Item]) -> list[_Answer]:
+    async def submit(self, items: Sequence[_Item]) -> Sequence[_Answer]:
         """Return the answers to `items`, in order; raises what `act` raised for their batch."""
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[_Answer]] = [loop.create_future() for _ in items]
-        self._waiting.extend(zip(items, futures, strict=True))
+        if not items:
+            return []
+        submitted: _Submitted[_Item, _Answer] = _Submitted(items, asyncio.get_running_loop().create_future())
+        self._waiting.append(submitted)
         self._wanted.set()
-        return await asyncio.gather(*futures)
+        return await submitted.answers
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
             await self._wanted.wait()
-            batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+            batch = self._next()
             if not self._waiting:
                 self._wanted.clear()
             await self._work_off(batch)
 
-    async def _work_off(self, batch: Sequence[tuple[_Item, asyncio.Future[_Answer]]]) -> None:
+    def _next(self) -> list[_Submitted[_Item, _Answer]]:
+        batch = [self._waiting.popleft()]
+        room = self._most - len(batch[0].items)
+        while self._waiting and (room := room - len(self._waiting[0].items)) >= 0:
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _work_off(self, batch: Sequence[_Submitted[_Item, _Answer]]) -> None:
         try:
-            answers = await self._act([item for item, _ in batch])
+            answers = await self._act([item for submitted in batch for item in submitted.items])
         except Exception as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
+            for submitted in batch:
+                if not submitted.answers.done():
+                    submitted.answers.set_exception(error)
             if not isinstance(error, HubspokeError):
                 raise  # a defect: the node must not go on without this task
             return
-        for (_, future), answer in zip(batch, answers, strict=True):
-            if not future.done():
-                future.set_result(answer)
+        at = 0
+        for submitted in batch:
+            following = at + len(submitted.items)
+            if not submitted.answers.done():
+                submitted.answers.set_result(answers[at:following])
+            at = following

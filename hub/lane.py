@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from common.commands import MAX_COMMANDS
 from common.envelope import MAX_ITEMS_BYTES
@@ -22,8 +22,7 @@ _MOST_HANDED: Final = 2 * MAX_COMMANDS
 _WORTH_HALVING: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Handed:
+class Handed(NamedTuple):
     """A command that was just enqueued; not to be sent once its deadline (ms, 0 for none) has passed."""
 
     command: Queued

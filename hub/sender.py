@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -42,6 +42,7 @@ _MIN_GAP_S: Final = 0.2
 """Between two attempts to a spoke that we hear of but cannot reach."""
 SLOW_S: Final = 5.0
 """What went wrong after so long may have been too much for a slow way: the next envelope is half as large."""
+_SETTLED: Final = ("command_id", "agent_id", "command", "reason")
 _REVOKED: Final = shown_error("connection_inactive", "the spoke's connection was revoked", retryable=False)
 _log: Final = structlog.get_logger("sender")
 
@@ -229,26 +230,20 @@ class Sender:
     def _report(
         self, peer: Peer, commands: Sequence[Queued], settlements: Sequence[Settlement], duration_s: float
     ) -> None:
-        duration_ms = round(duration_s * 1000, 1)
         self._metrics.envelopes_sent.labels("answered").inc()
         self._metrics.envelope_commands.observe(len(commands))
         self._metrics.delivery_seconds.observe(duration_s)
-        _log.info(
-            "envelope.sent", peer=peer.instance, commands=len(commands), outcome="answered", duration_ms=duration_ms
-        )
-        for outcome, count in Counter(settlement.outcome for settlement in settlements).items():
-            self._metrics.commands_settled.labels(outcome).inc(count)
-        log = _log.bind(peer=peer.instance, duration_ms=duration_ms)
+        settled = defaultdict[str, list[Sequence[str | None]]](list)
+        for command, settlement in zip(commands, settlements, strict=True):
+            reason = settlement.error["code"] if settlement.error else None
+            row = (command.command_id, command.agent_id or None, command.kind, reason)
+            settled[settlement.outcome].append(row)
+        log = _log.bind(peer=peer.instance, duration_ms=round(duration_s * 1000, 1))
         with logs.together():
-            for command, settlement in zip(commands, settlements, strict=True):
-                log.info(
-                    f"command.{settlement.outcome}",
-                    command_id=command.command_id,
-                    agent_id=command.agent_id or None,
-                    command=command.kind,
-                    outcome=settlement.outcome,
-                    reason=settlement.error["code"] if settlement.error else None,
-                )
+            log.info("envelope.sent", commands=len(commands), outcome="answered")
+            for outcome, rows in settled.items():
+                self._metrics.commands_settled.labels(outcome).inc(len(rows))
+                logs.many(log.bind(outcome=outcome).info, f"command.{outcome}", _SETTLED, rows)
 
     async def _failed(
         self, lane: Lane, peer: Peer, commands: Sequence[Queued], error: HubspokeError, started: float

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from common.agent_state import AgentStatus
 from common.envelope import CommandError, Event, ReplyBody, Result
@@ -22,8 +22,8 @@ GUILTY: Final = frozenset({"malformed", "too_large"})
 MAX_DETAIL: Final = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+# Each spawn makes one of each of these: a named tuple takes a third of the time of a frozen dataclass.
+class Queued(NamedTuple):
     """A command in the outbox; `encoded` is its JSON as it goes out, `attempts` how often the spoke put it off.
 
     `trace` is the `traceparent` of what asked for it, "" where nothing did.
@@ -45,8 +45,7 @@ class Latched:
     killed: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What becomes of one command, or what an event or an answer said; `not_before_ms` counts for `retry` only.
 
     One of a freeze or a thaw is about no agent (``) and has a `latch` when the spoke took it.

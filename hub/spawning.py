@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from common import strict_json
 from common.branch import check_branch
@@ -33,8 +32,7 @@ from hub.settlement import Queued
 _RETRY_AFTER_S: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """An agent that somebody wants; `deadline_s` counts from now, None for none."""
 
     spoke: str
@@ -43,8 +41,7 @@ class Wish:
     deadline_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Spawned:
+class Spawned(NamedTuple):
     """An agent in the read model, and what is shown of it."""
 
     agent_id: str
@@ -81,7 +78,7 @@ class Spawning:
         self._metrics = metrics
         self.enqueuing = Gathering(self._take, MAX_COMMANDS)
 
-    async def spawn(self, wishes: Sequence[Wish]) -> list[Spawned | HubspokeError]:
+    async def spawn(self, wishes: Sequence[Wish]) -> Sequence[Spawned | HubspokeError]:
         """Return an agent or an error for each wish, in order; what is an agent is durable. Raises `Unavailable`."""
         trace = current_traceparent()  # of this request: what has gathered is taken in a task of its own
         return await self.enqueuing.submit([(wish, trace) for wish in wishes])

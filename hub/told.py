@@ -6,6 +6,7 @@ may forget at any time, and does when the store is another one, or is told to be
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
@@ -21,7 +22,8 @@ class Told:
         self._most = most
         self._generation = ""
         self._turn = 0
-        self._latest: dict[tuple[str, str], tuple[int, bool]] = {}
+        # Not a dict: to find the oldest one behind those that were deleted takes longer than all the rest.
+        self._latest: OrderedDict[tuple[str, str], tuple[int, bool]] = OrderedDict()
 
     def begin(self, generation: str) -> int:
         """Say in which store the next is recorded, for what was in another one is not told; returns the turn."""
@@ -33,19 +35,24 @@ class Told:
 
     def has(self, tenant: str, agent: AgentStatus) -> bool:
         """Whether the store would take nothing from this event: it has this transition, or a later one."""
-        seq, has_result = self._latest.get((tenant, agent.agent_id), (0, False))
+        latest = self._latest.get((tenant, agent.agent_id))
+        if latest is None:
+            return False
+        seq, has_result = latest
         return agent.seq < seq or (agent.seq == seq and has_result == (agent.result is not None))
 
-    def note(self, turn: int, tenant: str, agent: AgentStatus) -> None:
+    def note(self, turn: int, tenant: str, agents: Iterable[AgentStatus]) -> None:
         """Note what the store has taken; not what was begun in an earlier turn, which may be undone by now."""
         if turn != self._turn:
             return
-        name = (tenant, agent.agent_id)
-        if self._latest.get(name, (0, False))[0] <= agent.seq:
-            self._latest.pop(name, None)
-            self._latest[name] = (agent.seq, agent.result is not None)
+        for agent in agents:
+            name = (tenant, agent.agent_id)
+            before = self._latest.get(name)
+            if before is None or before[0] <= agent.seq:
+                self._latest[name] = (agent.seq, agent.result is not None)
+                self._latest.move_to_end(name)
         while len(self._latest) > self._most:
-            del self._latest[next(iter(self._latest))]
+            self._latest.popitem(last=False)
 
     def forget(self, tenant: str, agent_ids: Iterable[str]) -> None:
         """Forget agents whose transitions will be counted from 1 again."""

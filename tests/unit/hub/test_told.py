@@ -32,42 +32,42 @@ def status(seq: int, *, has_result: bool = False, agent_id: str = AGENT) -> Agen
 )
 def test_what_is_told_already(event: AgentStatus, is_known: bool) -> None:
     told = Told()
-    told.note(told.begin("one"), "t-1", status(3))
+    told.note(told.begin("one"), "t-1", [status(3)])
     assert told.has("t-1", event) is is_known
     assert not told.has("t-2", event), "another tenant's agent of that id is another agent"
 
 
 def test_an_earlier_transition_takes_nothing_back() -> None:
     told = Told()
-    told.note(told.begin("one"), "t-1", status(3))
-    told.note(told.begin("one"), "t-1", status(1))
+    told.note(told.begin("one"), "t-1", [status(3)])
+    told.note(told.begin("one"), "t-1", [status(1)])
     assert told.has("t-1", status(3))
 
 
 def test_another_store_knows_nothing() -> None:
     told = Told()
     turn = told.begin("one")
-    told.note(turn, "t-1", status(1))
+    told.note(turn, "t-1", [status(1)])
     told.begin("one")
     assert told.has("t-1", status(1))
     told.begin("two")
-    told.note(turn, "t-1", status(1))  # was on its way to the first one
+    told.note(turn, "t-1", [status(1)])  # was on its way to the first one
     assert not told.has("t-1", status(1))
 
 
 def test_an_agent_that_begins_anew_is_news() -> None:
     told = Told()
-    told.note(told.begin("one"), "t-1", status(5))
+    told.note(told.begin("one"), "t-1", [status(5)])
     turn = told.begin("one")
     told.forget("t-1", [AGENT, new_id()])
-    told.note(turn, "t-1", status(5))  # was on its way before
+    told.note(turn, "t-1", [status(5)])  # was on its way before
     assert not told.has("t-1", status(1))
 
 
 def test_only_the_latest_are_kept() -> None:
     told, ids = Told(most=2), [new_id() for _ in range(3)]
     for agent_id in ids:
-        told.note(told.begin("one"), "t-1", status(1, agent_id=agent_id))
-    told.note(told.begin("one"), "t-1", status(2, agent_id=ids[1]))
-    told.note(told.begin("one"), "t-1", status(1, agent_id=ids[0]))
+        told.note(told.begin("one"), "t-1", [status(1, agent_id=agent_id)])
+    told.note(told.begin("one"), "t-1", [status(2, agent_id=ids[1])])
+    told.note(told.begin("one"), "t-1", [status(1, agent_id=ids[0])])
     assert [told.has("t-1", status(1, agent_id=agent_id)) for agent_id in ids] == [True, True, False]
