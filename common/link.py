@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 import structlog
@@ -55,10 +56,13 @@ def is_answer(raw: bytes) -> bool:
 
     The header is not believed: it only says who is to verify the envelope.
     """
-    if raw.startswith(b"{"):
-        return True
+    return raw.startswith(b"{") or _is_reply(raw[:_MAX_HEADER].split(b".", 1)[0])
+
+
+@lru_cache(maxsize=64)  # a peer's envelopes of one type have one header as long as its key is the same
+def _is_reply(encoded: bytes) -> bool:
     try:
-        header = strict_json.parse(jose.decode_base64url(raw[:_MAX_HEADER].split(b".", 1)[0]))
+        header = strict_json.parse(jose.decode_base64url(encoded))
     except EnvelopeRejected:
         return False
     return isinstance(header, dict) and header.get("typ") == EnvelopeType.REPLY

@@ -96,7 +96,7 @@ class FairPool(ConnectionPool):
     async def get_connection(self, *_names: Any, **_options: Any) -> Any:
         """Return an open connection; raises what redis-py does when there is none in time."""
         try:
-            async with asyncio.timeout(self._wait_s):
+            async with asyncio.timeout(self._wait_s if self._places.locked() else None):
                 await self._places.acquire()
         except TimeoutError as error:
             raise ValkeyConnectionError("no connection became free in time") from error

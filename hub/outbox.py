@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 
@@ -32,8 +32,8 @@ class QueueFull(Unavailable):
     code = "queue_full"
 
 
-@dataclass(frozen=True, slots=True)
-class NewAgent:
+# Each spawn makes one of both.
+class NewAgent(NamedTuple):
     """A spawn to be taken into the outbox; `command` is its JSON, `deadline_ms` 0 for none.
 
     `trace` is the `traceparent` of what asked for it, "" for none.
@@ -50,8 +50,7 @@ class NewAgent:
     trace: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Enqueued:
+class Enqueued(NamedTuple):
     """What became of a spawn (`created`, `same`, `conflict`, `queue_full`) and what is shown of the agent now."""
 
     outcome: str

@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import structlog
@@ -162,6 +163,8 @@ class Sender:
     async def _step(self, lane: Lane) -> bool:
         """Send one envelope; returns whether there may be more to do."""
         lane.work.clear()
+        if lane.is_idle:
+            return await _wait(lane.work, _LINGER_S)
         peer = self._active(lane.tenant)
         if peer is None:
             return False
@@ -238,12 +241,12 @@ class Sender:
             reason = settlement.error["code"] if settlement.error else None
             row = (command.command_id, command.agent_id or None, command.kind, reason)
             settled[settlement.outcome].append(row)
-        log = _log.bind(peer=peer.instance, duration_ms=round(duration_s * 1000, 1))
+        write = partial(_log.info, peer=peer.instance, duration_ms=round(duration_s * 1000, 1))
         with logs.together():
-            log.info("envelope.sent", commands=len(commands), outcome="answered")
+            write("envelope.sent", commands=len(commands), outcome="answered")
             for outcome, rows in settled.items():
                 self._metrics.commands_settled.labels(outcome).inc(len(rows))
-                logs.many(log.bind(outcome=outcome).info, f"command.{outcome}", _SETTLED, rows)
+                logs.many(partial(write, outcome=outcome), f"command.{outcome}", _SETTLED, rows)
 
     async def _failed(
         self, lane: Lane, peer: Peer, commands: Sequence[Queued], error: HubspokeError, started: float

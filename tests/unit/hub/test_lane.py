@@ -131,11 +131,11 @@ async def test_half_of_many_goes_where_nothing_else_is_going_on() -> None:
     async def recording() -> None:
         await recorded.wait()
 
-    lane.hand(handed(*(str(number) for number in range(20))))
-    assert len(names(lane)) == 10
+    lane.hand(handed(*(str(number) for number in range(200))))
+    assert len(names(lane)) == 100
     await lane.record(recording())
-    lane.hand(handed(*(str(number) for number in range(20, 30))))
-    assert len(names(lane)) == 20
+    lane.hand(handed(*(str(number) for number in range(200, 250))))
+    assert len(names(lane)) == 150
     recorded.set()
     await lane.recorded()
 
