@@ -151,22 +151,19 @@ class Agents:
         """
         known = self.store.mark
         turn = self._told.begin(known.generation)
-        told = [self._is_told(peer.tenant, settlement) for settlement in settlements]
+        tenant, has = peer.tenant, self._told.has
+        told = [each.outcome == "event" and each.agent is not None and has(tenant, each.agent) for each in settlements]
         news = [settlement for settlement, is_told in zip(settlements, told, strict=True) if not is_told]
         bounds = (TAKEN_IN, TAKEN_IN_BYTES, STATUS_BYTES)
-        head: list[Argument] = [now_ms, peer.tenant, peer.instance, EVENTS_KEPT, *bounds, *self._marking(replay)]
+        head: list[Argument] = [now_ms, tenant, peer.instance, EVENTS_KEPT, *bounds, *self._marking(replay)]
         items = [value for settlement in news for value in _arguments(settlement)]
         answer = await self._record(self._client, [self._keys.prefix], [*head, len(news), *items])
         taken = [result == b"ok" for result in self._check_accepted(known, answer)]
         pairs = zip(news, taken, strict=True)
         agents = [each.agent for each, is_taken in pairs if is_taken and each.agent is not None]
-        self._told.note(turn, peer.tenant, agents)
+        self._told.note(turn, tenant, agents)
         following = iter(taken)
         return [is_told or next(following) for is_told in told]
-
-    def _is_told(self, tenant: str, settlement: Settlement) -> bool:
-        agent = settlement.agent
-        return settlement.outcome == "event" and agent is not None and self._told.has(tenant, agent)
 
     def begin_anew(self, tenant: str, agent_ids: Iterable[str]) -> None:
         """Take what is told of these from now on for news, whatever was told before."""
