@@ -124,6 +124,15 @@ def test_an_envelope_holds_so_many_bytes_and_one_command_at_least() -> None:
     assert [names(lane) for _ in range(4)] == [["a"], ["b"], ["c"], ["d"]]
 
 
+def test_a_lane_is_idle_when_all_that_waited_was_handed_over_and_is_gone() -> None:
+    lane = opened()
+    seen = [lane.is_idle]
+    for happens in (lambda: lane.hand(handed("a")), lambda: names(lane), lane.look):
+        happens()
+        seen.append(lane.is_idle)
+    assert seen == [True, False, True, False]
+
+
 async def test_half_of_many_goes_where_nothing_else_is_going_on() -> None:
     lane = opened()
     recorded = asyncio.Event()
