@@ -32,7 +32,7 @@ class QueueFull(Unavailable):
     code = "queue_full"
 
 
-# Each spawn makes one of both.
+# Each spawn makes one of both: named tuples, as in hub.settlement.
 class NewAgent(NamedTuple):
     """A spawn to be taken into the outbox; `command` is its JSON, `deadline_ms` 0 for none.
 
