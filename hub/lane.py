@@ -19,7 +19,7 @@ from hub.outbox import Taken
 from hub.settlement import Queued
 
 _MOST_HANDED: Final = 2 * MAX_COMMANDS
-_WORTH_HALVING: Final = 100
+_WORTH_HALVING: Final = 48
 """Fewer are sooner there in one: an envelope takes each side as much time as twenty commands do."""
 
 
