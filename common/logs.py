@@ -102,7 +102,9 @@ def many(write: Callable[..., object], event: str, names: Sequence[str], rows: S
     what is bound among it, is determined and encoded once; no name is one that is bound. Values are texts or None. The
     lines are one write, also outside of `together`.
     """
-    if rows:
+    if len(rows) == 1:
+        write(event, **dict(zip(names, rows[0], strict=True)))
+    elif rows:
         write(event, **{_ROWS: _Rows(names, rows)})
 
 

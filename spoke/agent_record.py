@@ -183,15 +183,18 @@ _COMMON: Final = (
 _COMMON_BYTES: Final = tuple(name.encode() for name in _COMMON)
 
 
+_NO_OWN: Final = b'{"agentId":"","taskId":"",'
+_NO_QUEUE: Final = b',"queue":null}'
+
+
 @lru_cache(maxsize=16)
 def _encode_common(values: tuple[str | None, ...]) -> tuple[bytes, bytes]:
     """Return the members that stand between an agent's own and its place in the queue, and those that follow it."""
     fields = {name: value for name, value in zip(_COMMON, values, strict=True) if value is not None}
     status = AgentRecord({**fields, "id": "", "task": ""})._to_status()
-    names = list(status)  # its own two are the first
-    queue = names.index("queue")
-    before, after = ({name: status[name] for name in part} for part in (names[2:queue], names[queue + 1 :]))
-    return strict_json.encode(before)[1:-1], strict_json.encode(after)[1:]
+    receipt = status.pop("receipt")  # so the queue is the last member, and the agent's own are the first
+    encoded = strict_json.encode(status)
+    return encoded[len(_NO_OWN) : -len(_NO_QUEUE)], b'"receipt":%s}' % strict_json.encode(receipt)
 
 
 @lru_cache(maxsize=16)
