@@ -61,8 +61,10 @@ async def diagnose(directory: SpokeDirectory, environment: Mapping[str, str]) ->
         findings.append(await _check_node(spoke))
     else:
         findings.append(await _checked("node", lambda: check_node_of_machine(spoke, works_for)))
-    findings += [await _checked("valkey", lambda: _check_valkey(spoke)), _check_disk(directory)]
-    findings.append(await _check_git(environment))
+    findings.append(await _checked("valkey", lambda: _check_valkey(spoke)))
+    if works_for is None:
+        findings.append(await _checked("store", lambda: _check_store(spoke)))
+    findings += [_check_disk(directory), await _check_git(environment)]
     for agent_type in AGENT_TYPES:
         config = spoke.settings.agents.get(agent_type, AgentConfig())
         findings.append(_check_profile(agent_type, config, directory.path, environment))
@@ -70,8 +72,8 @@ async def diagnose(directory: SpokeDirectory, environment: Mapping[str, str]) ->
         if config.push is not None and config.push.credential_helper is not None:
             findings.append(_check_helper(agent_type, config.push.credential_helper))
     if works_for is None:
-        findings += [await _checked("store", lambda: _check_store(spoke)), _check_policy(spoke)]
-        findings += [*await check_machines(spoke), *[finding async for finding in _check_hubs(spoke)]]
+        findings += [_check_policy(spoke), *await check_machines(spoke)]
+        findings += [finding async for finding in _check_hubs(spoke)]
     return findings
 
 
