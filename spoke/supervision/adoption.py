@@ -1,7 +1,8 @@
 """What a run directory says about its agent when whoever started it is gone.
 
-The lock decides who lives, a record never does: a keeper holds it from before the launch record until its own end. When
-nobody holds it and there is no ending, the run is lost: what is left of the agent is found by the token in its
+The lock decides who lives, a record never does: a keeper holds it from before the launch record until the ending is
+recorded or it dies. The process that the record names may keep another run by then, so nobody signals it. When nobody
+holds it and there is no ending, the run is lost: what is left of the agent is found by the token in its
 environment, killed, and the loss itself is recorded as the ending, once. Reading is safe at any time, from any process.
 """
 
@@ -88,7 +89,10 @@ def read_ending(dir_fd: int) -> Ending | None:
 
 
 def open_keeper(dir_fd: int) -> int | None:
-    """Return a pidfd of the living keeper, None when it has ended or not said who it is; the caller closes it."""
+    """Return a pidfd of the living keeper, None when it has ended or not said who it is; the caller closes it.
+
+    For waiting only, and not without looking again: when the run is over, that process may live on and keep another.
+    """
     record = _read_keeper(dir_fd)
     return None if record is None else linux.open_pidfd(linux.Process(record.pid, record.start_ticks))
 

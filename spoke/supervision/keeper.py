@@ -1,8 +1,9 @@
-"""The keeper: one process per agent that starts it, reads it, limits it, ends it and writes down how it ended.
+"""The keeper: one process per running agent that starts it, reads it, limits it, ends it and writes down how it ended.
 
 It needs nobody: limits and kills work, and the ending is recorded, while spoke, worker and nursery are gone.
 It refuses to leave anything behind: `exit.json` is written only after the last process of the agent has ended, or with
-the number of survivors. Forked from the nursery, one thread, standard library only.
+the number of survivors. Forked from the nursery, one thread, standard library only. When nothing but a usual end
+happened and nothing of the run is left in it, the process keeps another agent afterwards (`nursery.py`).
 """
 
 from __future__ import annotations
@@ -110,31 +111,46 @@ def rehearse() -> None:
     encode_ending(Ending("exited", linux.now_rfc3339()))
 
 
-def keep(fds: KeeperFds, understudy: Understudy | None) -> int:
-    """Run one agent from launch record to ending and return the exit status of this process, after `prepare`."""
+def keep(fds: KeeperFds, understudy: Understudy) -> bool | None:
+    """Run one agent from launch record to ending, after `prepare`; says whether we are as new, None if we failed.
+
+    If we are, nothing of the run is left here: no child, no descriptor, no handler, and the ending is recorded.
+    """
     os.fchdir(fds.run)
     linux.set_process_name("hubspoke-keeper")
     try:
-        _keep_agent(fds, understudy)
+        is_as_new = _keep_agent(fds, understudy)
     except Exception:
         write_file(CRASH, traceback.format_exc().encode(errors="replace"), fds.run, durable=False)
-        return 1
-    return 0
+        return None
+    if is_as_new:
+        os.chdir("/")  # before anybody hears that the run is over, and may remove its directory
+        for fd in (fds.control, fds.lock, fds.run, fds.status):  # the starter learns from the last that it is over
+            os.close(fd)
+    return is_as_new
 
 
-def _keep_agent(fds: KeeperFds, understudy: Understudy | None) -> None:
+def _keep_agent(fds: KeeperFds, understudy: Understudy) -> bool:
     spec, token = decode_launch(read_file(LAUNCH, fds.run) or b"")
     started_at = linux.now_rfc3339()
     try:
         _write_identity(fds.run, started_at)
-        keeper = Keeper(spec, token, fds, started_at, understudy or Understudy())
+        keeper = Keeper(spec, token, fds, started_at, understudy)
     except SpawnFailed as failure:
         ending = Ending("spawn_failed", linux.now_rfc3339(), started_at=started_at, detail=str(failure))
         _write_ending(fds.run, ending)
         _tell_starter(fds, STATUS_ENDED)
-        return
+        return False
     _tell_starter(fds, STATUS_RUNNING)
-    _write_ending(fds.run, keeper.run())
+    ending = keeper.run()
+    _write_ending(fds.run, ending)
+    return keeper.retire() and _is_usual(spec, ending)
+
+
+def _is_usual(spec: LaunchSpec, ending: Ending) -> bool:
+    """Say whether nothing but an agent that came to its end happened: after all else a new keeper is the safe one."""
+    nothing_special = ending.cause == "exited" and ending.receipt is None and ending.detail is None
+    return nothing_special and not spec.stream and ending.log_dropped == 0
 
 
 def _write_identity(run_fd: int, started_at: str) -> None:
@@ -152,8 +168,7 @@ def _identity(started_at: str) -> KeeperRecord:
 
 def _tell_starter(fds: KeeperFds, status: bytes) -> None:
     with suppress(BrokenPipeError):  # the starter may be gone, the agent is not
-        os.write(fds.status, status)
-    os.close(fds.status)
+        os.write(fds.status, status)  # and it stays open until we are done with the run
     os.close(fds.nursery)
 
 
@@ -225,13 +240,21 @@ class Keeper:
 
     def _wake_on_signals(self) -> int:
         """Make SIGCHLD and SIGTERM readable, so that one poll waits for everything."""
-        wake_fd, signal_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(signal_fd, warn_on_full_buffer=False)
+        wake_fd, self._signal_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._signal_fd, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         return wake_fd
 
     def _on_sigterm(self, *_: object) -> None:
         self._terminated = True
+
+    def retire(self) -> bool:
+        """Give back what `run` does not; says whether nothing of the agent is left and nobody asked us to end."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # before the look below: from here on it ends us
+        signal.set_wakeup_fd(-1)
+        os.close(self._wake_fd)
+        os.close(self._signal_fd)
+        return self._agent.is_empty() and not self._terminated
 
     def run(self) -> Ending:
         """Return how the agent ended, once nothing of it is left or the rest could not be ended."""

@@ -1,9 +1,10 @@
 """The nursery: a small resident process that has a keeper ready for the next agent start.
 
 A fork of it takes about a millisecond, where a new interpreter takes thirty; and it has one thread, so forking is safe,
-as it would not be in the spoke. The next keeper is forked before it is wanted, so a start does not wait for that. It
-keeps no state: it ends when its socket does, its keepers do not notice, and a keeper without an agent ends with it.
-Each request carries four descriptors (`keeper.KeeperFds`); anything else is dropped. Standard library only.
+as it would not be in the spoke. The next keeper is forked before it is wanted, so a start does not wait for that. A
+keeper whose agent came to its end as usual offers itself for the next one. The nursery keeps no other state: it ends
+when its socket does, its keepers do not notice, and a keeper without an agent ends with it. Each request carries four
+descriptors (`keeper.KeeperFds`); anything else is dropped. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,67 +18,117 @@ import socket
 from typing import Final
 
 from spoke.supervision import linux
-from spoke.supervision.agent_process import Understudy, ignore_nothing, take_note
+from spoke.supervision.agent_process import SpawnFailed, Understudy, ignore_nothing, take_note
 from spoke.supervision.keeper import KeeperFds, keep, prepare, rehearse
 
 REQUEST: Final = b"start"
+_OFFER: Final = b"free"
 _FDS: Final = 4
+_MOST_USES: Final = 100
+"""Agents that one keeper keeps, one after the other: what little of each may stay in its memory is bounded."""
+_MOST_IDLE: Final = 16
+_IDLE_S: Final = 10.0
+"""After so long without a start all but one of the keepers without an agent end."""
 _REHEARSALS: Final = 16
 """CPython adapts code that has run about eight times."""
 
 
-class Wanted(Exception):
-    """Raised in a process that was forked to keep an agent, with what it is to keep, None for nothing."""
+class Born(Exception):
+    """Raised in a process that was forked to be a keeper."""
 
-    def __init__(self, fds: KeeperFds | None, understudy: Understudy | None) -> None:
+    def __init__(self, nursery: socket.socket, offers: socket.socket, understudy: Understudy | None) -> None:
         super().__init__()
-        self.fds = fds
+        self.nursery = nursery
+        self.offers = offers
         self.understudy = understudy
 
 
-class Spare:
-    """A keeper that was forked and waits for its agent; where none could be forked, `hand_over` tells."""
+class Nursery:
+    """The keepers that have no agent: those that offered themselves, and a new one where nobody did."""
 
     def __init__(self, requests: socket.socket) -> None:
-        """Fork one; raises `Wanted` in it as soon as it knows what to keep."""
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._requests = requests
+        self._offers, self._offering = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._idle: list[socket.socket] = []
+
+    def serve(self) -> None:
+        """Hand over requests until the spoke is gone; raises `Born` in each keeper."""
+        self._fork([])
+        while True:
+            ready, _, _ = select.select([self._requests, self._offers], [], [], _IDLE_S)
+            if self._offers in ready:
+                self._take_offer()
+            if self._requests in ready:
+                fds = _receive(self._requests)
+                if fds is None:
+                    return
+                self._start(fds)
+            if not ready:
+                self._dismiss_but(1)
+
+    def _take_offer(self) -> None:
+        for fd in _receive(self._offers) or ():
+            self._idle.append(socket.socket(fileno=fd))
+        self._dismiss_but(_MOST_IDLE)
+
+    def _dismiss_but(self, count: int) -> None:
+        """Let those end that have waited longest."""
+        while len(self._idle) > count:
+            self._idle.pop(0).close()
+
+    def _start(self, fds: list[int]) -> None:
+        keeper = self._hand_over(fds) if len(fds) == _FDS else None
+        for fd in fds:
+            os.close(fd)
+        if keeper is not None and not self._idle:
+            with keeper:  # until its agent runs or there is more to do: a fork beside a start would only slow it down
+                select.select([self._requests, self._offers, keeper], [], [])
+            if select.select([self._offers], [], [], 0)[0]:
+                self._take_offer()
+        elif keeper is not None:
+            keeper.close()
+        if not self._idle:
+            self._fork([])
+
+    def _hand_over(self, fds: list[int]) -> socket.socket | None:
+        """Give an agent to the one that came last: its memory is warm. Where there is none, tell the starter."""
+        is_new = False
+        while not is_new:
+            if is_new := not self._idle:
+                self._fork(fds)  # those that died get one successor; then the starter hears of it and tries again
+            if self._idle:
+                keeper = self._idle.pop()
+                try:
+                    socket.send_fds(keeper, [REQUEST], fds)
+                except OSError:
+                    keeper.close()
+                else:
+                    return keeper
+        _tell(fds[-1])
+        return None
+
+    def _fork(self, held: list[int]) -> None:
+        """Fork a keeper, if we can, that holds nothing of ours; `held` is what else we have open."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         linux.set_process_name("hubspoke-spare")  # inherited: cheaper than if each had to set its own
-        with theirs:
-            try:
-                pid = os.fork()
-            except OSError:
-                self._socket.close()
-            else:
-                if pid == 0:
-                    requests.close()
-                    self._socket.close()
-                    understudy = prepare()
-                    if not select.select([theirs], [], [], 0)[0]:
-                        rehearse()
-                    fds = _receive(theirs)
-                    if fds is None or len(fds) != _FDS:
-                        raise Wanted(None, understudy)
-                    raise Wanted(KeeperFds(*(*fds, theirs.detach())), understudy)
-
-        linux.set_process_name("hubspoke-nursery")
-
-    def hand_over(self, fds: list[int]) -> bool:
-        """Give it an agent to keep; false when it is gone."""
         try:
-            socket.send_fds(self._socket, [REQUEST], fds)
+            pid = os.fork()
         except OSError:
-            self._socket.close()
-            return False
-        return True
-
-    def let_start(self, requests: socket.socket) -> None:
-        """Wait until its agent runs or the next one is wanted: a fork beside a start would only slow it down."""
-        with self._socket:
-            select.select([requests, self._socket], [], [])
+            ours.close()
+        else:
+            if pid == 0:
+                for other in (self._requests, self._offers, ours, *self._idle):
+                    other.close()
+                for fd in held:
+                    os.close(fd)
+                raise Born(theirs, self._offering, prepare())
+            self._idle.append(ours)
+        theirs.close()
+        linux.set_process_name("hubspoke-nursery")
 
 
 def main(socket_fd: int) -> int:
-    """Serve start requests until the spoke's end closes; in a keeper, return when its agent has ended."""
+    """Serve start requests until the spoke's end closes; in a keeper, return when it is to end."""
     os.umask(0o077)
     linux.set_process_name("hubspoke-nursery")
     for signum in (signal.SIGINT, signal.SIGHUP):
@@ -90,30 +141,38 @@ def main(socket_fd: int) -> int:
     gc.collect()
     gc.freeze()  # collections in a keeper must not copy the pages it shares with us
     try:
-        _serve(socket.socket(fileno=socket_fd))
-    except Wanted as wanted:
-        status = 0 if wanted.fds is None else keep(wanted.fds, wanted.understudy)
-        os._exit(status)  # an interpreter that is taken down properly takes longer than all the rest
+        Nursery(socket.socket(fileno=socket_fd)).serve()
+    except Born as born:
+        os._exit(_keep(born))  # an interpreter that is taken down properly takes longer than all the rest
     return 0
 
 
-def _serve(requests: socket.socket) -> None:
-    spare = Spare(requests)
-    while (fds := _receive(requests)) is not None:
-        if len(fds) == _FDS:
-            # One that died, or could not be forked, gets one successor; then the starter hears of it and tries again.
-            is_kept = spare.hand_over(fds) or (spare := Spare(requests)).hand_over(fds)
-            if not is_kept:
-                _tell(fds[-1])
-            for fd in fds:
-                os.close(fd)
-            fds.clear()
-            if is_kept:
-                spare.let_start(requests)
-            spare = Spare(requests)
-        for fd in fds:
-            os.close(fd)
-    requests.close()
+def _keep(born: Born) -> int:
+    """Keep one agent after the other, until one was unusual or nobody wants us; return our exit status."""
+    nursery, understudy = born.nursery, born.understudy
+    if not select.select([nursery], [], [], 0)[0]:
+        rehearse()
+    for _ in range(_MOST_USES):
+        fds = _receive(nursery)
+        if fds is None or len(fds) != _FDS:
+            return 0
+        try:
+            understudy = understudy or Understudy()
+        except SpawnFailed:
+            _tell(fds[-1])
+            return 0
+        is_as_new = keep(KeeperFds(*(*fds, nursery.detach())), understudy)
+        if not is_as_new:
+            return 1 if is_as_new is None else 0
+        linux.set_process_name("hubspoke-spare")
+        understudy = None  # forked when it is wanted: what we write to while there is one is copied
+        nursery, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                socket.send_fds(born.offers, [_OFFER], [theirs.fileno()])
+            except OSError:
+                return 0  # the nursery is gone
+    return 0
 
 
 def _tell(status_fd: int) -> None:
@@ -121,7 +180,7 @@ def _tell(status_fd: int) -> None:
     os.write(status_fd, b"fork: no process for a keeper")
 
 
-def _receive(requests: socket.socket) -> list[int] | None:
-    """Return the descriptors of the next request, None when the spoke is gone."""
-    message, fds, _, _ = socket.recv_fds(requests, len(REQUEST), _FDS, socket.MSG_CMSG_CLOEXEC)
+def _receive(peer: socket.socket) -> list[int] | None:
+    """Return the descriptors of the next message, None when the other side is gone."""
+    message, fds, _, _ = socket.recv_fds(peer, len(REQUEST), _FDS, socket.MSG_CMSG_CLOEXEC)
     return fds if message else None

@@ -26,7 +26,7 @@ LOG: Final = "log"
 TAIL: Final = "log.tail"
 """The last of what was dropped after the cap, unless nothing was: how it ended is told last."""
 LOCK: Final = "keeper.lock"
-"""Held from before the launch record exists until the keeper ends: liveness without process ids.
+"""Held from before the launch record exists until the keeper is done with the run: liveness without process ids.
 
 The launch record is another name of this file: a file that is made costs more than all that is written into it."""
 KEEPER: Final = "keeper.json"

@@ -37,6 +37,8 @@ from spoke.supervision.run_dir import (
 _STARTS_AT_ONCE: Final = 8
 _START_ATTEMPTS: Final = 4
 _RECHECK_S: Final = 0.02
+_LOOK_AGAIN_S: Final = 0.5
+"""How long it takes at most to hear of the end of a run that another process started and whose keeper goes on."""
 
 
 class LaunchRefused(LocalError):
@@ -65,6 +67,8 @@ class Supervisor:
         self._starts_at_once = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._working: set[asyncio.Task[None]] = set()
         self._unsynced: list[Path] = []
+        self._running: dict[Path, tuple[int, asyncio.Event]] = {}
+        """Of each run that was started here what its keeper holds open, and what is set when it does no more."""
 
     async def __aenter__(self) -> Self:
         if not linux.lists_children():
@@ -75,6 +79,8 @@ class Supervisor:
     async def __aexit__(self, *_: object) -> None:
         while self._working:
             await asyncio.wait(self._working)
+        for run_dir in tuple(self._running):
+            self._unwatch(run_dir)
         await asyncio.to_thread(self._nursery.stop)
 
     @property
@@ -98,8 +104,10 @@ class Supervisor:
         """
         with adoption.opened(run_dir) as dir_fd:
             while (ending := adoption.read_ending(dir_fd)) is None:
-                if (keeper_fd := adoption.open_keeper(dir_fd)) is not None:
-                    await _ended(keeper_fd)
+                if (running := self._running.get(run_dir)) is not None:
+                    await running[1].wait()
+                elif (keeper_fd := adoption.open_keeper(dir_fd)) is not None:
+                    await _ended(keeper_fd)  # or looked for long enough: it may keep another agent by now
                 elif adoption.read_state(dir_fd) is RunState.NEVER_STARTED:
                     raise NeverStarted(f"{run_dir} holds no launch record; start it first")
                 elif (lost := await asyncio.to_thread(_settle, run_dir)) is not None:
@@ -140,7 +148,7 @@ class Supervisor:
         with run.closing:
             async with self._starts_at_once:
                 _write_launch(run.dir_fd, run.lock_fd, spec)
-                status = await self._ask_nursery((run.dir_fd, run.lock_fd, run.control_fd))
+                status = await self._ask_nursery(run)
             _check_started(status, run.dir_fd)
         self._unsynced.append(run.path)
         if len(self._unsynced) == 1:
@@ -153,19 +161,34 @@ class Supervisor:
             await asyncio.to_thread(_sync_launches, tuple(self._unsynced))
             del self._unsynced[:count]
 
-    async def _ask_nursery(self, fds: tuple[int, int, int]) -> bytes:
+    async def _ask_nursery(self, run: _OpenRun) -> bytes:
         """Return what the keeper says; a nursery that died is replaced as long as no agent can have been forked."""
         status = b""
         for _ in range(_START_ATTEMPTS):
             status_fd, keeper_status_fd = os.pipe()
             try:
-                self._nursery.request((*fds, keeper_status_fd))
+                self._nursery.request((run.dir_fd, run.lock_fd, run.control_fd, keeper_status_fd))
             finally:
                 os.close(keeper_status_fd)
             status = await _read_status(status_fd)
-            if status or adoption.has_keeper_record(fds[0]):
+            if status == STATUS_RUNNING:
+                self._watch(run.path, status_fd)
+                break
+            os.close(status_fd)
+            if status or adoption.has_keeper_record(run.dir_fd):
                 break
         return status
+
+    def _watch(self, run_dir: Path, status_fd: int) -> None:
+        """Note when the keeper closes its end; takes the descriptor."""
+        self._running[run_dir] = status_fd, asyncio.Event()
+        asyncio.get_running_loop().add_reader(status_fd, self._unwatch, run_dir)
+
+    def _unwatch(self, run_dir: Path) -> None:
+        status_fd, done = self._running.pop(run_dir)
+        asyncio.get_running_loop().remove_reader(status_fd)
+        os.close(status_fd)
+        done.set()
 
 
 class _OpenRun:
@@ -229,18 +252,21 @@ def _settle(run_dir: Path) -> Ending | None:
 
 
 async def _read_status(status_fd: int) -> bytes:
-    """Return the one message of the keeper, empty when it died without; closes the descriptor."""
+    """Return the one message of the keeper, empty when it died without; closes what cannot be read."""
     try:
         await _readable(status_fd)
         return os.read(status_fd, 4096)
-    finally:
+    except BaseException:
         os.close(status_fd)
+        raise
 
 
 async def _ended(pidfd: int) -> None:
-    """Wait until the process ends; closes the descriptor."""
+    """Wait until the process ends, or for a while; closes the descriptor."""
     try:
-        await _readable(pidfd)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_AGAIN_S):
+                await _readable(pidfd)
     finally:
         os.close(pidfd)
 

@@ -275,7 +275,11 @@ def spares() -> dict[linux.Process, linux.ProcessStat]:
 async def test_a_killed_spare_is_replaced(
     supervisor: Supervisor, new_run: Callable[[str], Path], work: Path, which: str
 ) -> None:
+    used: int | None = None
     for number in range(3):
+        await until(lambda: [stat.ppid != supervisor.nursery_pid for stat in spares().values()].count(True) == 1)
+        if used is not None:  # it would be used again, and has no understudy
+            os.kill(used, signal.SIGKILL)
         await until(lambda: len(spares()) == 2)
         waiting = {stat.ppid == supervisor.nursery_pid: each.pid for each, stat in spares().items()}
         os.kill(waiting[which == "keeper"], signal.SIGKILL)
@@ -283,6 +287,7 @@ async def test_a_killed_spare_is_replaced(
         run_dir = new_run(f"run-{number}")
         await supervisor.start(run_dir, shell("exit 7", work))
         assert (await supervisor.wait(run_dir)).exit_code == 7
+        used = keeper_of(run_dir)
 
 
 async def test_a_keeper_that_does_not_get_on_holds_up_nobody(
@@ -300,7 +305,7 @@ async def test_a_keeper_that_does_not_get_on_holds_up_nobody(
     os.kill(keeper, signal.SIGCONT)
     await stuck
     assert (await supervisor.wait(first)).exit_code == 5
-    await until(lambda: len(spares()) == 2)
+    await until(lambda: {keeper_of(first), keeper_of(second)} <= {each.pid for each in spares()})
 
 
 async def test_spares_end_with_the_nursery(nursery_env: dict[str, str]) -> None:
