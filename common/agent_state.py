@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from common.strict_json import MAX_INTEGER
 from common.wire import Integer, TaskId, TolerantModel, Uuid7
@@ -95,8 +95,9 @@ class SentSignal(TolerantModel):
 class Receipt(TolerantModel):
     """The proof of a kill: which signals went out, and how many processes were left."""
 
-    # A JSON array is a list, which strict mode would not take for a tuple.
-    signals: Annotated[tuple[SentSignal, ...], Field(strict=False)]
+    # A JSON array is a list, which strict mode would not take for a tuple. This one has no bound, so one mistake in it
+    # is enough: hundreds of thousands of errors would be gathered for some seconds and megabytes.
+    signals: Annotated[tuple[SentSignal, ...], Field(strict=False), FailFast()]
     survivors: Integer
 
 

@@ -27,7 +27,7 @@ class _Submitted(NamedTuple, Generic[_Item, _Answer]):
 class Gathering(Generic[_Item, _Answer]):
     """Calls `act` with what callers submitted, one call at a time, and hands each caller its own answers.
 
-    As many callers at a time as have at most `most` items together; one that has more goes alone.
+    As many callers at a time as have at most `most` items together; whoever has more goes in pieces, one by one.
     """
 
     def __init__(self, act: Callable[[Sequence[_Item]], Awaitable[Sequence[_Answer]]], most: int) -> None:
@@ -37,9 +37,13 @@ class Gathering(Generic[_Item, _Answer]):
         self._wanted = asyncio.Event()
 
     async def submit(self, items: Sequence[_Item]) -> Sequence[_Answer]:
-        """Return the answers to `items`, in order; raises what `act` raised for their batch."""
-        if not items:
-            return []
+        """Return the answers to `items`, in order; raises what `act` raised for a batch with one of them."""
+        if len(items) <= self._most:
+            return await self._submit(items) if items else []
+        pieces = [items[at : at + self._most] for at in range(0, len(items), self._most)]
+        return [answer for piece in pieces for answer in await self._submit(piece)]
+
+    async def _submit(self, items: Sequence[_Item]) -> Sequence[_Answer]:
         submitted: _Submitted[_Item, _Answer] = _Submitted(items, asyncio.get_running_loop().create_future())
         self._waiting.append(submitted)
         self._wanted.set()
@@ -71,6 +75,8 @@ class Gathering(Generic[_Item, _Answer]):
             if not isinstance(error, HubspokeError):
                 raise  # a defect: the node must not go on without this task
             return
+        if len(answers) != sum(len(submitted.items) for submitted in batch):
+            raise AssertionError("what was asked for and what was answered are not as many")
         at = 0
         for submitted in batch:
             following = at + len(submitted.items)

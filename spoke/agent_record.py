@@ -61,13 +61,14 @@ class Place:
         return b'{"position":%d,"waitingFor":%s}' % (self.position, to_json(self.waiting_for))
 
 
-def _text(value: bytes) -> str:
+def text_of(value: bytes) -> str:
+    """Return a value as it lies in Valkey as text, whatever a stranger may have written."""
     return value.decode("utf-8", "replace")
 
 
 def decode_fields(flat: Sequence[bytes]) -> dict[str, str]:
     """Read the flat list of names and values that HGETALL gives in a script."""
-    texts = [_text(item) for item in flat]
+    texts = [text_of(item) for item in flat]
     return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
@@ -199,7 +200,7 @@ def _encode_common(values: tuple[str | None, ...]) -> tuple[bytes, bytes]:
 
 @lru_cache(maxsize=16)
 def _decode_common(values: tuple[bytes | None, ...]) -> tuple[bytes, bytes]:
-    return _encode_common(tuple(None if value is None else _text(value) for value in values))
+    return _encode_common(tuple(None if value is None else text_of(value) for value in values))
 
 
 def _encode(agent_id: str, task_id: str, before: bytes, place: Place | None, after: bytes) -> bytes:
@@ -212,14 +213,14 @@ def encode_status(fields: Mapping[bytes, bytes]) -> bytes:
     """Return AgentStatus of a record's fields as they lie in Valkey; raises `TamperedRecord`."""
     try:
         before, after = _decode_common(tuple(map(fields.get, _COMMON_BYTES)))
-        return _encode(_text(fields[b"id"]), _text(fields[b"task"]), before, None, after)
+        return _encode(text_of(fields[b"id"]), text_of(fields[b"task"]), before, None, after)
     except _UNREADABLE as error:
         raise _tampered() from error
 
 
 def decode_hash(fields: Mapping[bytes, bytes]) -> dict[str, str]:
     """Read a hash or the entry of a stream."""
-    return {name.decode(): _text(value) for name, value in fields.items()}
+    return {name.decode(): text_of(value) for name, value in fields.items()}
 
 
 def read_place(place: Sequence[Any]) -> Place | None:

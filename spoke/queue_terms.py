@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from common.commands import Resume, Spawn
 from common.connection import DEFAULT_SKEW_S
 from common.envelope import MAX_LIFETIME_S
-from spoke.agent_record import AgentRecord, decode_hash
+from spoke.agent_record import AgentRecord, decode_hash, text_of
 from spoke.policy import Policy
 
 _DAY_MS: Final = 24 * 3600 * 1000
@@ -186,12 +186,12 @@ class PendingEvent(NamedTuple):
     @property
     def agent_id(self) -> str:
         """Whose it is."""
-        return self.fields[b"id"].decode("utf-8", "replace")
+        return text_of(self.fields[b"id"])
 
     @property
     def seq(self) -> int:
         """The number of the agent's transitions with this one; one that can be told to a peer has it."""
-        return int(self.fields[b"seq"])
+        return int(text_of(self.fields[b"seq"]))
 
     @property
     def size(self) -> int:

@@ -133,9 +133,13 @@ async def test_an_event_that_no_script_wrote_holds_no_other_up(node: SpokeNode, 
         async with connect(node.directory / "valkey") as client:
             for fields in ({"id": "x"}, {"id": new_id(), "status": "completed", "seq": "one"}):
                 await client.xadd(f"hs:{{{node.id}}}:events:{hub.id}_1", fields)  # type: ignore[arg-type]
+            odd = {"id": new_id(), "task": "T-1", "type": "worker", "status": "queued", "seq": "\u0663", "attempt": "0"}
+            granted = {"priority": "5", "timeout": "60", "max_attempts": "1", "queued_at": "1795000000000"}
+            # Python takes the digit for a three.
+            await client.xadd(f"hs:{{{node.id}}}:events:{hub.id}_1", {**odd, **granted})  # type: ignore[dict-item]
         await hub.ask(node, spawn := hub.spawn(origin))
         await hub.saw(spawn["id"], "completed")
-        assert {event["agentId"] for event in hub.events} == {spawn["id"]}
+        assert {event["agentId"] for event in hub.events} == {spawn["id"], odd["id"]}
         assert len(node.log_lines("events.unreadable")) == 2
 
 

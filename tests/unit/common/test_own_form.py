@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from common import envelope, strict_json
 from common.agent_state import AgentStatus
@@ -198,3 +199,39 @@ def test_a_status_written_by_us_is_in_the_form() -> None:
     """Or the quick way would never be taken, and nobody would notice."""
     agent = AgentStatus.model_validate(AGENT)
     assert agrees(EnvelopeType.EVENT, strict_json.encode(CLAIMS)[:-1] + b',"events":[{"agent":%s}]}' % agent.to_json())
+
+
+def _free_members(schema: Any, path: str) -> set[str]:
+    """Return where a model's core schema takes anything, or a number without bounds."""
+    found: set[str] = set()
+    if isinstance(schema, dict):
+        kind = schema.get("type")
+        if kind in {"any", "dict", "float", "json"} or (kind == "int" and not {"ge", "le"} <= schema.keys()):
+            found.add(path)
+        for name, inner in schema.items():
+            if name == "fields" and isinstance(inner, dict):
+                found |= {each for field, of in inner.items() for each in _free_members(of, f"{path}.{field}")}
+            elif name not in {"metadata", "ref", "serialization"}:
+                found |= _free_members(inner, path)
+    elif isinstance(schema, list | tuple):
+        found |= {each for inner in schema for each in _free_members(inner, path)}
+    return found
+
+
+def test_what_may_be_anything_is_all_known() -> None:
+    """A member that is added must have a type with bounds, or a place among what is read strictly."""
+    for model, free in (
+        (envelope._Reply, {".results.agent.result", ".results.connection"}),
+        (envelope._Events, {".events.agent.result"}),
+    ):
+        assert _free_members(model.__pydantic_core_schema__, "") == free
+
+
+def test_one_of_many_mistakes_is_enough() -> None:
+    signals: list[dict[str, Any]] = [{} for _ in range(100_000)]
+    events = [{"agent": {**AGENT, "receipt": {"signals": signals, "survivors": 0}}}]
+    with pytest.raises(Malformed, match=r"events\.0\.agent\.receipt\.signals\.0\.signal: Field required") as raised:
+        parse_payload(EnvelopeType.EVENT, strict_json.encode({**EVENT, "events": events}))
+    cause = raised.value.__cause__
+    assert isinstance(cause, ValidationError)
+    assert cause.error_count() <= 2

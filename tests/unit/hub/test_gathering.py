@@ -49,6 +49,27 @@ async def _submit(gathers: Gathering[int, int], numbers: Sequence[int]) -> Seque
     return await gathers.submit(numbers)
 
 
+async def test_what_is_too_much_at_once_goes_in_pieces_and_others_between_them() -> None:
+    act = Doubling()
+    async with gathering(act) as gathers:
+        many, one = await submit(gathers, *range(8)), await submit(gathers, 9)
+        act.may_act.set()
+        assert [*await asyncio.gather(many, one)] == [[2 * number for number in range(8)], [18]]
+        assert max(map(len, act.batches)) == 3
+        assert act.batches[1] == [9]
+
+
+async def test_fewer_answers_than_asked_for_are_a_defect() -> None:
+    async def forgets(_: Sequence[int]) -> list[int]:
+        return []
+
+    gathers = Gathering[int, int](forgets, 3)
+    waits = await submit(gathers, 1)
+    with pytest.raises(AssertionError, match="not as many"):
+        await gathers.run()
+    waits.cancel()
+
+
 async def test_one_goes_at_once_and_what_gathers_meanwhile_goes_together() -> None:
     act = Doubling()
     async with gathering(act) as gathers:
@@ -59,13 +80,13 @@ async def test_one_goes_at_once_and_what_gathers_meanwhile_goes_together() -> No
         assert act.batches == [[1], [2, 3, 4], [5]]
 
 
-async def test_nobody_is_split_and_whoever_wants_more_than_that_goes_alone() -> None:
+async def test_nobody_is_split_who_does_not_want_more_than_that() -> None:
     act = Doubling()
     async with gathering(act) as gathers:
-        callers = [await submit(gathers, *numbers) for numbers in [(0,), (1, 2), (3, 4), (5, 6, 7, 8), (9,)]]
+        callers = [await submit(gathers, *numbers) for numbers in [(0,), (1, 2), (3, 4), (5, 6, 7), (9,)]]
         act.may_act.set()
         await asyncio.gather(*callers)
-        assert act.batches == [[0], [1, 2], [3, 4], [5, 6, 7, 8], [9]]
+        assert act.batches == [[0], [1, 2], [3, 4], [5, 6, 7], [9]]
 
 
 async def test_who_wants_nothing_does_not_wait() -> None:
