@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar, cast
 
 import structlog
@@ -106,6 +106,7 @@ class Attendant:
         except CannotAsk as error:
             _log.warning("agent.given_back", reason=error.message)
             await self._persist(lambda: self._queue.give_back(held.claim, _NOBODY_DECIDES))
+            held.end()
         except StartedElsewhere as error:
             await self._finish_unstarted(held, "failed", "lost", error.message)
         except CommandRefused as error:
@@ -236,8 +237,7 @@ class Attendant:
         fields = final_fields(ending, verdict.reason, outcome.result)
         if outcome.problems:
             fields.setdefault("detail", "; ".join(outcome.problems))
-        if not await self._persist(lambda: self._queue.finish(held.claim, verdict.status, fields)):
-            raise LeaseLost
+        await self._finish(held, verdict.status, fields)
         held.tell_end(verdict.status, verdict.reason, told_of_run(ending.exit_code, outcome.result))
         await asyncio.to_thread(run.settle)
         _log.info("agent.finished", outcome=verdict.status, reason=verdict.reason, exit_code=ending.exit_code)
@@ -263,11 +263,16 @@ class Attendant:
     async def _finish_unstarted(self, held: Held, status: str, reason: str, detail: str) -> None:
         """Finish an agent of which no process was ever started."""
         fields = {"reason": reason, "detail": detail[:_MAX_DETAIL]}
-        if not await self._persist(lambda: self._queue.finish(held.claim, status, fields)):
-            raise LeaseLost
+        await self._finish(held, status, fields)
         held.tell_end(status, reason)
         _log.info("agent.finished", outcome=status, reason=reason)
         await self._clear(held)
+
+    async def _finish(self, held: Held, status: str, fields: Mapping[str, str | int]) -> None:
+        is_ours = await self._persist(lambda: self._queue.finish(held.claim, status, fields))
+        held.end()
+        if not is_ours:
+            raise LeaseLost
 
     async def _clear(self, held: Held) -> None:
         """Keep what an agent without a result left behind, and remove its workspace."""
@@ -289,6 +294,7 @@ class Attendant:
         outcome = await self._persist(
             lambda: self._queue.retry(held.claim, reason, detail[:_MAX_DETAIL], pause_ms=pause, may_help=may_help)
         )
+        held.end()
         held.tell_end(outcome, reason)
         _log.warning("agent.failed_start", outcome=outcome, reason=reason, detail=detail)
         if outcome in TERMINAL:

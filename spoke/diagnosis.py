@@ -72,8 +72,11 @@ async def diagnose(directory: SpokeDirectory, environment: Mapping[str, str]) ->
         if config.push is not None and config.push.credential_helper is not None:
             findings.append(_check_helper(agent_type, config.push.credential_helper))
     if works_for is None:
-        findings += [_check_policy(spoke), *await check_machines(spoke)]
-        findings += [finding async for finding in _check_hubs(spoke)]
+        findings.append(_check_policy(spoke))
+        try:
+            findings += [*await check_machines(spoke), *[finding async for finding in _check_hubs(spoke)]]
+        except HubspokeError as error:
+            findings.append(Finding("trust", "bad", error.message))
     return findings
 
 

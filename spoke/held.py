@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from common.span_attributes import NOTHING, Attributes
 from spoke.agent_record import AgentRef
@@ -25,8 +26,11 @@ class KilledBeforeStart(Exception):
 class Held:
     """One claim while a worker attends to it; `kill` and `lost` are set by whoever renews the lease."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Claim, over: Callable[[], None] = lambda: None) -> None:
+        """Hold it; `over` is called when the store counts it no more, though there may be more to do here."""
         self.claim = claim
+        self.is_over = False
+        self._over = over
         self.starting = False
         """Set before the supervisor is asked: from then on only the run directory knows whether a process exists."""
         self.released = asyncio.Event()
@@ -47,9 +51,15 @@ class Held:
         if self.spans is not None:
             self.spans.ended(status, reason, told)
 
+    def end(self) -> None:
+        """Take note that the store has the end, has it queued again, or gave it to somebody else."""
+        self.is_over = True
+        self._over()
+
     def learn(self, answer: KillStep | bool) -> None:
         """Take the answer of a renewal."""
         if answer is False:
+            self.end()
             self._lost = True
             self._news.set()
         elif isinstance(answer, KillStep) and answer != self._kill:

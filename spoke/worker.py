@@ -81,20 +81,24 @@ class Worker:
             self._renew_now.set()
 
     async def _claim(self, group: asyncio.TaskGroup) -> None:
-        is_due = True
+        due_at = 0.0
         while True:
             try:
-                # What comes while the spoke is full need not be asked for; now and then it is all the same, for there
-                # is more that the script does, and what we hold may not be a lease any more.
-                while is_due or len(self._held) < self._queue.bounds.agents:
-                    is_due = False
+                # What comes while the spoke is full of what we hold need not be asked for. Now and then it is all the
+                # same: the script also brings back what waited out its pause.
+                while self._has_room or time.monotonic() >= due_at:
                     claim = await self._take(self._queue.claim(self._name, self._limits()))
                     if claim is None:
+                        due_at = time.monotonic() + _POLL_S
                         break
                     self._attend(group, claim, resumed=False)
             except Unavailable as error:
                 await self._pause(error)
-            is_due = not await _wait_until(self._wake, _POLL_S)
+            await _wait_until(self._wake, _POLL_S)
+
+    @property
+    def _has_room(self) -> bool:
+        return sum(not held.is_over for held in self._held.values()) < self._queue.bounds.agents
 
     async def _reclaim(self, group: asyncio.TaskGroup) -> None:
         watch = LeaseWatch(LEASE_MS / 1000, _MAX_GAP_S)
@@ -148,7 +152,7 @@ class Worker:
             raise
 
     def _attend(self, group: asyncio.TaskGroup, claim: Claim, *, resumed: bool) -> None:
-        held = Held(claim)
+        held = Held(claim, self._wake.set)
         former = self._held.get(held.ref)
         if former is not None:
             # Our own lease ran out while this process stood still: the old attendant must not go on.
@@ -192,13 +196,11 @@ class Worker:
         await asyncio.sleep(_UNAVAILABLE_PAUSE_S)
 
 
-async def _wait_until(event: asyncio.Event, timeout_s: float) -> bool:
-    """Wait for the event, or for the poll behind it; clears it. Returns whether it was set."""
+async def _wait_until(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for the event, or for the poll behind it; clears it."""
     try:
         async with asyncio.timeout(timeout_s):
             await event.wait()
     except TimeoutError:
         pass
-    was_set = event.is_set()
     event.clear()
-    return was_set

@@ -37,7 +37,8 @@
 local p = KEYS[1]
 
 -- What the script does to sorted sets is gathered and written by `flush`, its last step: one call per key costs far less
--- than one per agent. What is put into a set and taken out of it in one run is in it.
+-- than one per agent. What is put into a set and taken out of it in one run is out: a command that was settled must not
+-- come back, whatever else was said in the same envelope.
 local added, removed, finished, touched, born = {}, {}, {}, {}, {}
 
 local function list_of(lists, key)
@@ -75,14 +76,14 @@ local function pieces(list)
 end
 
 local function flush()
-  for key, members in pairs(removed) do
-    for piece in pieces(members) do
-      redis.call('ZREM', key, unpack(piece))
-    end
-  end
   for key, members in pairs(added) do
     for piece in pieces(members) do
       redis.call('ZADD', key, unpack(piece))
+    end
+  end
+  for key, members in pairs(removed) do
+    for piece in pieces(members) do
+      redis.call('ZREM', key, unpack(piece))
     end
   end
   for piece in pieces(finished) do

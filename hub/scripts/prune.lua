@@ -14,9 +14,13 @@ if count <= 0 then
 end
 local ids = redis.call('ZRANGE', ended, 0, count - 1)
 for _, id in ipairs(ids) do
-  local known = redis.call('HMGET', p .. 'agent:' .. id, 'tenant', 'spoke', 'shown', 'task', 'kill_id', 'kill_state', 'reason', 'unasked')
+  local known = redis.call('HMGET', p .. 'agent:' .. id, 'tenant', 'spoke', 'shown', 'task', 'kill_id', 'kill_state', 'reason', 'unasked',
+    'delivery')
   if known[6] == 'pending' then
     drop(known[5], known[1])
+  end
+  if known[9] == 'pending' then
+    drop_spawn(id, known[1]) -- asked for under the id of an agent that had ended: nobody is to be told any more
   end
   place(ended, id, false)
   if known[1] then

@@ -44,11 +44,9 @@ local function read(id)
   return agent
 end
 
--- Fields that no later item asks for need no place in the agent.
+-- Fields that no later item asks for need no place in the agent. The last word about one is written.
 local function set(agent, name, value)
-  local changes = agent.changes
-  local n = #changes
-  changes[n + 1], changes[n + 2] = name, value
+  agent.changes[name] = value
 end
 
 local function give(agent, field, value)
@@ -85,11 +83,19 @@ end
 -- Writes what was learned of an agent, and keeps the indexes of what is shown of it, and of why it ended, in step.
 local function write(agent)
   local id, shown, reason = agent.id, agent[SHOWN], agent[REASON] or ''
-  if #agent.changes > 0 then
-    redis.call('HSET', p .. 'agent:' .. id, unpack(agent.changes))
+  local fields = {}
+  for name, value in pairs(agent.changes) do
+    local n = #fields
+    fields[n + 1], fields[n + 2] = name, value
+  end
+  if #fields > 0 then
+    redis.call('HSET', p .. 'agent:' .. id, unpack(fields))
   end
   if shown then
     show(id, agent[SPOKE], agent[TENANT], agent.was_shown, shown, now)
+  end
+  if agent.ended_anew then
+    place(p .. 'ended', id, now) -- also when it was shown as ended before, and came back in between
   end
   if reason ~= agent.was_reason then
     if agent.was_reason ~= '' then
@@ -136,6 +142,9 @@ local function learn(agent, outcome, seq, status, json, has_result, reason)
     if (agent[REASON] or '') ~= reason then
       give(agent, REASON, reason)
     end
+    if newer then
+      agent.ended_anew = TERMINAL[status]
+    end
   end
   if agent[DELIVERY] ~= 'delivered' then
     -- An event that overtook the reply to the first attempt; that reply finds the command settled.
@@ -158,7 +167,8 @@ end
 
 local function settle_spawn(agent, outcome, err, not_before)
   if agent[DELIVERY] ~= 'pending' then
-    return -- settled before
+    drop_spawn(agent.id, tenant) -- settled before
+    return
   end
   give(agent, ATTEMPTS, tonumber(agent[ATTEMPTS]) + 1)
   set(agent, 'error', err)

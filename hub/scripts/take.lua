@@ -10,18 +10,19 @@ local outbox, deferred = p .. 'outbox:' .. tenant, p .. 'deferred:' .. tenant
 
 -- A command that waits: kind (false where there is none), agent, JSON, put_off, trace, sequence; a spawn has its agent's id.
 local function read(id)
-  local spawn = redis.call('HMGET', p .. 'agent:' .. id, 'command', 'put_off', 'trace', 'sequence')
-  if spawn[1] then
-    return 'spawn', id, unpack(spawn)
+  local spawn = redis.call('HMGET', p .. 'agent:' .. id, 'command', 'put_off', 'trace', 'sequence', 'delivery')
+  if spawn[1] and spawn[5] == 'pending' then
+    return 'spawn', id, unpack(spawn, 1, 4)
   end
   return unpack(redis.call('HMGET', p .. 'cmd:' .. id, 'kind', 'agent', 'json', 'put_off', 'trace', 'sequence'))
 end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', deferred, '-inf', now, 'LIMIT', 0, 1000)) do
   redis.call('ZREM', deferred, id)
-  local sequence = select(6, read(id))
-  if sequence then
-    redis.call('ZADD', outbox, sequence, id)
+  local kind, _, _, _, _, sequence = read(id)
+  if kind then
+    -- Without a place it came from an older hub, by a copy of the store: then it is the last.
+    redis.call('ZADD', outbox, sequence or redis.call('INCR', p .. 'sequence'), id)
   end
 end
 local commands = {}

@@ -42,7 +42,7 @@ async def _linked(spoke: Spoke) -> dict[str, bool]:
 def _about(name: str, linked: bool | None) -> Finding:
     check = f"machine {name}"
     if linked is None:
-        return Finding(check, "warn", "nobody knows whether it has a link: the node does not run", "spoke serve")
+        return Finding(check, "warn", "the node cannot be asked whether it has a link", "see the check of the node")
     if linked:
         return Finding(check, "ok", "has a link")
     mend = f"on {name}: spoke machine work, and its log; when it is gone for good: spoke machine forget {name}"

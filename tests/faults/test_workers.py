@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -15,6 +17,7 @@ import pytest
 from common.valkey import connect
 from tests.faults.agents import TAKEN_OVER_S, agents_in, ended, send
 from tests.faults.conftest import kill_valkey
+from tests.integration.spoke.repositories import make_repository
 from tests.integration.spoke.test_node_wire import metrics_of
 from tests.peer import HubPeer
 from tests.spoke_node import Go, SpokeNode, eventually, tables
@@ -61,6 +64,31 @@ async def test_that_of_a_full_spoke_does_not_ask_for_more_each_time_something_co
         assert told["cmdstat_evalsha"]["calls"] < 60, "one script for each that came, beside some of the clock's"
         go.now()
         for agent in (*running, *waiting):
+            assert (await ended(node, agent))["status"] == "completed"
+
+
+async def test_the_next_agent_does_not_wait_until_the_former_ones_workspace_is_gone(tmp_path: Path) -> None:
+    """Its slot is free when its end is in the store; a workspace of gigabytes takes its time."""
+    programs, go = tmp_path / "bin", Go(tmp_path / "go")
+    programs.mkdir()
+    slow = programs / "rm"
+    slow.write_text(f'#!/bin/sh\nwhile [ ! -e "{go}" ]; do sleep 0.1; done\nexec {shutil.which("rm")} "$@"\n')
+    slow.chmod(0o755)
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    async with SpokeNode(tmp_path, toml=tables(limits={"agents": 1}), env=environment) as node:
+        hub, origin = HubPeer(), make_repository(tmp_path / "repository")
+        hub.register(node)
+        agents = await send(node, hub, origin, "exit 0", count=2)
+        for _ in range(60):  # the worker hears of something new more often than once a second
+            agents += await send(node, hub, origin, "exit 0")
+            if (second := await node.agent(agents[1]))["status"] == "completed":
+                break
+            await asyncio.sleep(0.1)
+        left = list(node.directory.glob("workspaces/agents/*/*/tree"))
+        go.now()
+        assert second["status"] == "completed"
+        assert {tree.parent.name for tree in left} >= set(agents[:2]), "none was removed meanwhile"
+        for agent in agents:
             assert (await ended(node, agent))["status"] == "completed"
 
 
