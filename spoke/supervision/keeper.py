@@ -111,10 +111,11 @@ def rehearse() -> None:
     encode_ending(Ending("exited", linux.now_rfc3339()))
 
 
-def keep(fds: KeeperFds, understudy: Understudy) -> bool | None:
+def keep(fds: KeeperFds, understudy: Understudy, home_fd: int) -> bool | None:
     """Run one agent from launch record to ending, after `prepare`; says whether we are as new, None if we failed.
 
-    If we are, nothing of the run is left here: no child, no descriptor, no handler, and the ending is recorded.
+    If we are, nothing of the run is left here: no child, no descriptor, no handler, the ending is recorded, and we are
+    at home.
     """
     os.fchdir(fds.run)
     linux.set_process_name("hubspoke-keeper")
@@ -124,7 +125,7 @@ def keep(fds: KeeperFds, understudy: Understudy) -> bool | None:
         write_file(CRASH, traceback.format_exc().encode(errors="replace"), fds.run, durable=False)
         return None
     if is_as_new:
-        os.chdir("/")  # before anybody hears that the run is over, and may remove its directory
+        os.fchdir(home_fd)  # before anybody hears that the run is over, and may remove its directory
         for fd in (fds.control, fds.lock, fds.run, fds.status):  # the starter learns from the last that it is over
             os.close(fd)
     return is_as_new

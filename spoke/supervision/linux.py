@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -77,6 +78,11 @@ def die_with_parent() -> None:
 def become_subreaper() -> None:
     """Have every orphaned descendant reparented to this process (prctl(2) PR_SET_CHILD_SUBREAPER)."""
     _prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
+
+
+def hide_memory() -> None:
+    """Let no other process of our user read our memory (prctl(2) PR_SET_DUMPABLE): inherited by fork, not by exec."""
+    _prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0))
 
 
 def set_process_name(name: str) -> None:

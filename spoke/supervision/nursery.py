@@ -36,10 +36,14 @@ _REHEARSALS: Final = 16
 class Born(Exception):
     """Raised in a process that was forked to be a keeper."""
 
-    def __init__(self, nursery: socket.socket, offers: socket.socket, understudy: Understudy | None) -> None:
+    def __init__(
+        self, nursery: socket.socket, offers: socket.socket, home_fd: int, understudy: Understudy | None
+    ) -> None:
         super().__init__()
         self.nursery = nursery
         self.offers = offers
+        self.home_fd = home_fd
+        """The directory that it is in while it keeps nobody."""
         self.understudy = understudy
 
 
@@ -50,12 +54,13 @@ class Nursery:
         self._requests = requests
         self._offers, self._offering = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._idle: list[socket.socket] = []
+        self._home_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def serve(self) -> None:
         """Hand over requests until the spoke is gone; raises `Born` in each keeper."""
         self._fork([])
         while True:
-            ready, _, _ = select.select([self._requests, self._offers], [], [], _IDLE_S)
+            ready = _wait_for(self._requests, self._offers, at_most_s=_IDLE_S)
             if self._offers in ready:
                 self._take_offer()
             if self._requests in ready:
@@ -82,8 +87,8 @@ class Nursery:
             os.close(fd)
         if keeper is not None and not self._idle:
             with keeper:  # until its agent runs or there is more to do: a fork beside a start would only slow it down
-                select.select([self._requests, self._offers, keeper], [], [])
-            if select.select([self._offers], [], [], 0)[0]:
+                _wait_for(self._requests, self._offers, keeper)
+            if _wait_for(self._offers, at_most_s=0):
                 self._take_offer()
         elif keeper is not None:
             keeper.close()
@@ -121,7 +126,7 @@ class Nursery:
                     other.close()
                 for fd in held:
                     os.close(fd)
-                raise Born(theirs, self._offering, prepare())
+                raise Born(theirs, self._offering, self._home_fd, prepare())
             self._idle.append(ours)
         theirs.close()
         linux.set_process_name("hubspoke-nursery")
@@ -136,6 +141,7 @@ def main(socket_fd: int) -> int:
     ignore_nothing()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended keepers are reaped by the kernel
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # of nobody here, agents included: a core is full of secrets
+    linux.hide_memory()  # what a keeper kept for one agent must not be read by the next
     for _ in range(_REHEARSALS):
         rehearse()
     gc.collect()
@@ -150,20 +156,21 @@ def main(socket_fd: int) -> int:
 def _keep(born: Born) -> int:
     """Keep one agent after the other, until one was unusual or nobody wants us; return our exit status."""
     nursery, understudy = born.nursery, born.understudy
-    if not select.select([nursery], [], [], 0)[0]:
+    if not _wait_for(nursery, at_most_s=0):
         rehearse()
-    for _ in range(_MOST_USES):
+    for use in range(_MOST_USES):
         fds = _receive(nursery)
         if fds is None or len(fds) != _FDS:
             return 0
         try:
             understudy = understudy or Understudy()
         except SpawnFailed:
-            _tell(fds[-1])
-            return 0
-        is_as_new = keep(KeeperFds(*(*fds, nursery.detach())), understudy)
+            return 0  # nothing was begun: the starter asks again, and another may have its understudy already
+        is_as_new = keep(KeeperFds(*(*fds, nursery.detach())), understudy, born.home_fd)
         if not is_as_new:
             return 1 if is_as_new is None else 0
+        if use == _MOST_USES - 1:
+            break
         linux.set_process_name("hubspoke-spare")
         understudy = None  # forked when it is wanted: what we write to while there is one is copied
         nursery, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -173,6 +180,14 @@ def _keep(born: Born) -> int:
             except OSError:
                 return 0  # the nursery is gone
     return 0
+
+
+def _wait_for(*sockets: socket.socket, at_most_s: float | None = None) -> set[socket.socket]:
+    """Return those that have something to read, or an end; `poll`, as `select` takes no descriptor beyond 1023."""
+    poller, by_fd = select.poll(), {each.fileno(): each for each in sockets}
+    for fd in by_fd:
+        poller.register(fd, select.POLLIN)
+    return {by_fd[fd] for fd, _ in poller.poll(None if at_most_s is None else at_most_s * 1000)}
 
 
 def _tell(status_fd: int) -> None:

@@ -79,8 +79,8 @@ class Supervisor:
     async def __aexit__(self, *_: object) -> None:
         while self._working:
             await asyncio.wait(self._working)
-        for run_dir in tuple(self._running):
-            self._unwatch(run_dir)
+        for run_dir, watched in tuple(self._running.items()):
+            self._unwatch(run_dir, *watched)
         await asyncio.to_thread(self._nursery.stop)
 
     @property
@@ -106,10 +106,10 @@ class Supervisor:
             while (ending := adoption.read_ending(dir_fd)) is None:
                 if (running := self._running.get(run_dir)) is not None:
                     await running[1].wait()
-                elif (keeper_fd := adoption.open_keeper(dir_fd)) is not None:
-                    await _ended(keeper_fd)  # or looked for long enough: it may keep another agent by now
-                elif adoption.read_state(dir_fd) is RunState.NEVER_STARTED:
+                elif (state := adoption.read_state(dir_fd)) is RunState.NEVER_STARTED:
                     raise NeverStarted(f"{run_dir} holds no launch record; start it first")
+                elif state is RunState.RUNNING and (keeper_fd := adoption.open_keeper(dir_fd)) is not None:
+                    await _ended(keeper_fd)  # or looked for long enough: it may keep another agent by now
                 elif (lost := await asyncio.to_thread(_settle, run_dir)) is not None:
                     return lost
                 else:
@@ -181,14 +181,16 @@ class Supervisor:
 
     def _watch(self, run_dir: Path, status_fd: int) -> None:
         """Note when the keeper closes its end; takes the descriptor."""
-        self._running[run_dir] = status_fd, asyncio.Event()
-        asyncio.get_running_loop().add_reader(status_fd, self._unwatch, run_dir)
+        done = asyncio.Event()
+        self._running[run_dir] = status_fd, done
+        asyncio.get_running_loop().add_reader(status_fd, self._unwatch, run_dir, status_fd, done)
 
-    def _unwatch(self, run_dir: Path) -> None:
-        status_fd, done = self._running.pop(run_dir)
+    def _unwatch(self, run_dir: Path, status_fd: int, done: asyncio.Event) -> None:
         asyncio.get_running_loop().remove_reader(status_fd)
         os.close(status_fd)
         done.set()
+        if self._running.get(run_dir) == (status_fd, done):  # another run may be at that path by now
+            del self._running[run_dir]
 
 
 class _OpenRun:

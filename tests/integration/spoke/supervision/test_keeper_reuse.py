@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,13 @@ import pytest
 
 from spoke.supervision import adoption, linux
 from spoke.supervision.nursery import _MOST_IDLE, _MOST_USES
-from spoke.supervision.run_dir import CONTROL, KEEPER, RunState, decode_keeper
+from spoke.supervision.run_dir import CONTROL, EXIT, KEEPER, RunState, decode_keeper
 from spoke.supervision.supervisor import LaunchFailed, Supervisor
 
 from .agents import program, says, shell, until
 
 NewRun = Callable[[str], Path]
+ROOT = Path(__file__).parents[4]
 SHOW = "pwd; umask; ulimit -a; env | grep -v HUBSPOKE_RUN; ls -l /proc/self/fd | wc -l; cat /proc/self/cgroup; trap"
 """What a program may inherit, and nothing that differs from one process to the next."""
 
@@ -74,7 +78,7 @@ async def test_nothing_of_a_run_is_left_in_its_keeper_and_the_next_sees_none_of_
     assert await use(supervisor, third, work, SHOW + "; echo hidden") == keeper
     assert (third / "log").read_bytes() == (first / "log").read_bytes() + b"hidden\n"
     assert holds(keeper) == held
-    assert works_in(keeper) == Path("/")
+    assert works_in(keeper) == Path.cwd(), "as at its birth"
     assert linux.children_of(keeper) == []
     for run_dir in (first, second, third):
         assert supervisor.state(run_dir) is RunState.ENDED
@@ -101,6 +105,64 @@ async def test_a_kill_of_a_former_run_does_not_touch_the_present_one(
     (work / "go").write_text("\n")
     ending = await supervisor.wait(second)
     assert (ending.cause, ending.exit_code, ending.receipt) == ("exited", 3, None)
+
+
+async def test_a_run_without_an_ending_is_lost_though_who_kept_it_lives(
+    supervisor: Supervisor, new_run: NewRun, work: Path
+) -> None:
+    run_dir = new_run("damaged")
+    keeper = await use(supervisor, run_dir, work)
+    (run_dir / EXIT).write_bytes(b"{")
+    async with asyncio.timeout(5):
+        assert (await supervisor.wait(run_dir)).cause == "lost"
+    assert is_waiting(keeper)
+
+
+async def test_another_run_at_the_same_place_is_another_run(
+    supervisor: Supervisor, new_run: NewRun, work: Path
+) -> None:
+    mistakes: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: mistakes.append(context))
+    os.mkfifo(work / "go")
+    run_dir = new_run("place")
+    await supervisor.start(run_dir, shell("read line < go", work))
+    run_dir.rename(run_dir.with_name("elsewhere"))
+    run_dir.mkdir()
+    await supervisor.start(run_dir, shell("echo ready; sleep 1000", work))
+    await until(says(run_dir, "ready"))
+    (work / "go").write_text("\n")
+    assert (await supervisor.wait(run_dir.with_name("elsewhere"))).cause == "exited"
+    assert supervisor.state(run_dir) is RunState.RUNNING
+    waiting = asyncio.create_task(supervisor.wait(run_dir))
+    await supervisor.kill(run_dir, 0, "test")
+    assert (await waiting).cause == "killed"
+    await asyncio.sleep(0.05)
+    asyncio.get_running_loop().set_exception_handler(None)
+    assert mistakes == []
+
+
+def test_no_later_agent_reads_what_its_keeper_kept_before(tmp_path: Path) -> None:
+    """Who has a capability for it reads everything, so root must do without in this test."""
+    as_anybody = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.getuid() == 0 else ()
+    command = (*as_anybody, sys.executable, "-m", f"{__package__}.peeping", str(tmp_path))
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["own 0 ", "keeper's 1 PermissionError", "keepers 1"]
+
+
+async def test_descriptors_beyond_a_thousand(new_run: NewRun, work: Path) -> None:
+    """A spoke with many agents has them, and the nursery gets its socket under the number that it has there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(1100)]
+    try:
+        async with Supervisor() as supervisor:
+            for number in range(3):
+                await use(supervisor, new_run(str(number)), work)
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_uses_are_bounded(supervisor: Supervisor, new_run: NewRun, work: Path) -> None:
