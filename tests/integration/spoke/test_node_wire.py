@@ -283,7 +283,9 @@ async def test_a_peer_that_joins_again_after_its_revocation_inherits_nothing(
     assert [result["error"]["code"] for result in results] == ["not_found"] * 3
     assert (await hub.post(shared, raw)).code == "replayed"
     go.now()
-    assert (await shared.until_ended(spawn["id"]))["status"] == "completed", "nothing of the new one reached it"
+    # The spoke itself ends what a revoked peer has here, within a second: it may be faster than we are.
+    reason = (await shared.until_ended(spawn["id"]))["reason"]
+    assert reason in {None, "killed_by_operator"}, "nothing of the new one reached it"
     assert len(shared.executions(spawn["id"])) == 1
 
 

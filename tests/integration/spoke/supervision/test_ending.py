@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spoke.supervision import linux
-from spoke.supervision.run_dir import Ending, RunState, decode_keeper
+from spoke.supervision.run_dir import KEEPER, Ending, RunState, decode_keeper
 from spoke.supervision.supervisor import Supervisor
 
 from .agents import ESCAPE, HOP, ORPHANS, program, python, says, shell, until
@@ -55,6 +55,9 @@ async def test_kill_forces_what_ignores_it(supervisor: Supervisor, run_dir: Path
 async def test_kill_reaches_a_stopped_agent(supervisor: Supervisor, run_dir: Path, work: Path) -> None:
     await supervisor.start(run_dir, shell("echo ready; kill -STOP $$", work))
     await until(says(run_dir, "ready"))
+    keeper = decode_keeper((run_dir / KEEPER).read_bytes())
+    assert keeper is not None
+    await until(lambda: [stat.state for stat in linux.descendants_of(keeper.pid).values()] == ["T"])
     await supervisor.kill(run_dir, 0.1, "test")
     assert signals(await supervisor.wait(run_dir)) == ["SIGTERM", "SIGKILL"]
 
