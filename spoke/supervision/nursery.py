@@ -141,7 +141,6 @@ def main(socket_fd: int) -> int:
     ignore_nothing()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended keepers are reaped by the kernel
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # of nobody here, agents included: a core is full of secrets
-    linux.hide_memory()  # what a keeper kept for one agent must not be read by the next
     for _ in range(_REHEARSALS):
         rehearse()
     gc.collect()
@@ -171,6 +170,7 @@ def _keep(born: Born) -> int:
             return 1 if is_as_new is None else 0
         if use == _MOST_USES - 1:
             break
+        linux.hide_memory()  # what we kept for one agent must not be read by the next
         linux.set_process_name("hubspoke-spare")
         understudy = None  # forked when it is wanted: what we write to while there is one is copied
         nursery, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -74,8 +74,9 @@ async def test_environment_is_what_was_given_and_the_token(
         assert len(variables.pop(b"HUBSPOKE_RUN")) == 32
         assert variables == {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
 
-        beside = run_dir.with_name("beside")
-        beside.mkdir()
+    beside = run_dir.with_name("beside")
+    beside.mkdir()
+    async with Supervisor(nursery_env=nursery_env) as supervisor:  # a used keeper would let nobody but root look
         await supervisor.start(beside, spec)
         await supervisor.wait(beside)
         log = (beside / "log").read_bytes()
