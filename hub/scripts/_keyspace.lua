@@ -160,23 +160,31 @@ local function emit(maxlen, id, spoke, task, shown, seq, delivery, reason)
     'status', shown, 'seq', seq, 'delivery', delivery, 'reason', reason)
 end
 
--- Takes a spawn out of its spoke's outbox, and the spoke out of the set of those for which something waits.
-local function drop_spawn(id, tenant)
-  place(p .. 'outbox:' .. tenant, id, false)
-  place(p .. 'deferred:' .. tenant, id, false)
-  place(p .. 'deadlines', id, false)
-  touched[tenant] = true
-end
-
--- The same for any other command.
-local function drop(command, tenant)
+-- Takes a command out of a spoke's outbox.
+local function leave(command, tenant)
   place(p .. 'outbox:' .. tenant, command, false)
   place(p .. 'deferred:' .. tenant, command, false)
-  finished[#finished + 1] = p .. 'cmd:' .. command
   touched[tenant] = true
 end
 
--- Puts a command that is no spawn into a spoke's outbox; `trace` '' for none.
+local function drop_spawn(id, tenant)
+  leave(id, tenant)
+  place(p .. 'deadlines', id, false)
+end
+
+-- The same for any other command, which has a hash of its own.
+local function drop(command, tenant)
+  leave(command, tenant)
+  finished[#finished + 1] = p .. 'cmd:' .. command
+end
+
+-- Lets a command wait in a spoke's outbox, at its place among all commands. That of a spawn is in its agent's record.
+local function line_up(command, tenant, sequence)
+  place(p .. 'outbox:' .. tenant, command, sequence)
+  touched[tenant] = true
+end
+
+-- Keeps a command that is no spawn and lets it wait; `trace` '' for none.
 local function put(command, kind, id, tenant, json, trace)
   local sequence = redis.call('INCR', p .. 'sequence')
   redis.call('HSET', p .. 'cmd:' .. command, 'kind', kind, 'agent', id, 'tenant', tenant, 'json', json,
@@ -184,12 +192,5 @@ local function put(command, kind, id, tenant, json, trace)
   if trace ~= '' then
     redis.call('HSET', p .. 'cmd:' .. command, 'trace', trace)
   end
-  place(p .. 'outbox:' .. tenant, command, sequence)
-  touched[tenant] = true
-end
-
--- Puts a spawn there; its command is in its agent's record. `sequence` is its place among all commands.
-local function put_spawn(id, tenant, sequence)
-  place(p .. 'outbox:' .. tenant, id, sequence)
-  touched[tenant] = true
+  line_up(command, tenant, sequence)
 end

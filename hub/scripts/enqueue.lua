@@ -18,7 +18,7 @@ end
 -- Known from an event only (fault 31): what it asked for was lost here, so the spoke decides whether it is the same.
 local function add(sequence, known, id, spoke, tenant, task, kind, hash, command, deadline, trace)
   rooms[tenant] = room(tenant) - 1
-  put_spawn(id, tenant, sequence)
+  line_up(id, tenant, sequence)
   if deadline ~= '0' then
     place(p .. 'deadlines', id, deadline)
   end

@@ -12,7 +12,7 @@ for i = 3, #ARGV do
   local known = redis.call('HMGET', agent, 'tenant', 'spoke', 'task', 'shown', 'delivery', 'command')
   if known[4] == 'queued' and known[5] == 'delivered' and (known[6] or '') ~= '' then
     local sequence = redis.call('INCR', p .. 'sequence')
-    put_spawn(id, known[1], sequence)
+    line_up(id, known[1], sequence)
     show(id, known[2], known[1], 'queued', 'pending', now)
     -- Its transitions are counted from 1 again.
     redis.call('HSET', agent, 'status', 'pending', 'shown', 'pending', 'seq', 0, 'agent', '', 'delivery', 'pending',

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from common.command_line import Unreachable
 from common.directory import announced_url
 from common.errors import HubspokeError
 from common.post import open_session
@@ -34,7 +33,7 @@ async def _linked(spoke: Spoke) -> dict[str, bool]:
             return {}
         client = LocalClient(url, spoke.token, spoke.settings.tls.of_oneself(spoke.directory.path))
         told: dict[str, bool] = (await client.call("GET", "/machines"))["linked"]
-    except (Unreachable, HubspokeError):  # why, says the check of the node
+    except HubspokeError:  # why, says the check of the node
         return {}
     return told
 
