@@ -41,6 +41,8 @@ from spoke.supervision.run_dir import (
 
 _SWEEP_LIMIT_S: Final = 10.0
 _SWEEP_PAUSE_S: Final = 0.01
+_QUIET_LOOKS: Final = 3
+"""A program shows its environment a moment after it was executed, which is when it let go of the lock."""
 
 
 @contextmanager
@@ -123,14 +125,14 @@ def settle_lost(dir_fd: int) -> Ending | None:
 
 
 def _lost(dir_fd: int) -> Ending:
+    record = _read_keeper(dir_fd)
     try:
         spec, token = decode_launch(read_file(LAUNCH, dir_fd) or b"")
     except (ValueError, KeyError, TypeError):
         receipt, detail = None, "the keeper is gone and the launch record is damaged"
     else:
         group = None if spec.cgroup is None else Cgroup(Path(spec.cgroup))
-        receipt, detail = _sweep(token, group), "the keeper is gone and left no ending"
-    record = _read_keeper(dir_fd)
+        receipt, detail = _sweep(token, _main_of(record), group), "the keeper is gone and left no ending"
     return Ending(
         cause="lost",
         finished_at=linux.now_rfc3339(),
@@ -141,6 +143,13 @@ def _lost(dir_fd: int) -> Ending:
     )
 
 
+def _main_of(record: KeeperRecord | None) -> linux.Process | None:
+    """Return the agent's main process as its keeper noted it, None when it did not, or in another boot."""
+    if record is None or not record.agent_start_ticks or record.boot != linux.boot_id():
+        return None
+    return linux.Process(record.agent_pid, record.agent_start_ticks)
+
+
 def _log_size(dir_fd: int) -> int:
     try:
         return os.stat(LOG, dir_fd=dir_fd, follow_symlinks=False).st_size
@@ -148,18 +157,18 @@ def _log_size(dir_fd: int) -> int:
         return 0
 
 
-def _sweep(token: str, group: Cgroup | None) -> Receipt | None:
-    """SIGKILL the group, and every process that carries the token, and its descendants, until a look finds none."""
+def _sweep(token: str, main: linux.Process | None, group: Cgroup | None) -> Receipt | None:
+    """SIGKILL the group, the main process, every process that carries the token, and all descendants, until none is."""
     if group is not None:
         group.kill()
     mark = f"{TOKEN_NAME}={token}".encode()
     first_at: str | None = None
     give_up_at = time.monotonic() + _SWEEP_LIMIT_S
-    while found := _find(mark):
-        if time.monotonic() > give_up_at:
-            break
-        first_at = first_at or linux.now_rfc3339()
+    quiet = 0
+    while quiet < _QUIET_LOOKS and time.monotonic() < give_up_at:
+        quiet = 0 if (found := _find(mark, main)) else quiet + 1
         for process in found:
+            first_at = first_at or linux.now_rfc3339()
             linux.signal_process(process, signal.SIGKILL)
         time.sleep(_SWEEP_PAUSE_S)  # their end is not ours to wait for: they are nobody's children here
     if group is not None:
@@ -169,8 +178,10 @@ def _sweep(token: str, group: Cgroup | None) -> Receipt | None:
     return Receipt((SignalSent("SIGKILL", first_at),), survivors=len(found))
 
 
-def _find(mark: bytes) -> list[linux.Process]:
+def _find(mark: bytes, main: linux.Process | None) -> list[linux.Process]:
     marked = [process for process in _all_processes() if _carries(process.pid, mark)]
+    if main is not None and (stat := linux.stat_of(main.pid)) is not None:
+        marked += [main] * (stat.start_ticks == main.start_ticks and stat.state != "Z")
     below = [child for process in marked for child in linux.descendants_of(process.pid)]
     return list(dict.fromkeys(marked + below))
 

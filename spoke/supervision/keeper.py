@@ -8,6 +8,7 @@ happened and nothing of the run is left in it, the process keeps another agent a
 
 from __future__ import annotations
 
+import enum
 import math
 import os
 import select
@@ -19,18 +20,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from spoke.supervision import linux
-from spoke.supervision.agent_process import (
-    AgentProcess,
-    MainEnd,
-    SpawnFailed,
-    Understudy,
-    Vanished,
-    cue_of,
-    take_note,
-)
+from spoke.supervision.agent_process import AgentProcess, MainEnd
 from spoke.supervision.allowance import Allowance
 from spoke.supervision.conversation import Conversation
 from spoke.supervision.course import Action, Course
+from spoke.supervision.execution import NoProcess, SpawnFailed, Streams, execute, take_note
 from spoke.supervision.log_pump import LogPump
 from spoke.supervision.masking import Masker
 from spoke.supervision.run_dir import (
@@ -51,6 +45,7 @@ from spoke.supervision.run_dir import (
     encode_ending,
     encode_keeper,
     encode_launch,
+    note_agent,
     read_file,
     write_file,
 )
@@ -80,19 +75,12 @@ class KeeperFds:
     nursery: int
 
 
-def prepare() -> Understudy | None:
-    """Become a process that can keep an agent, whichever that will be, and return who will be that agent, if anybody.
-
-    Everything that can be done before it is wanted is done here.
-    """
+def prepare() -> None:
+    """Become a process that can keep an agent, whichever that will be: all that can be done before it is wanted."""
     signal.signal(signal.SIGCHLD, take_note)  # no more ignored, so that we learn how our children ended
-    understudy = None
-    with suppress(SpawnFailed):  # there may be room for it when it is wanted
-        understudy = Understudy()  # as early as can be: pages that we touched before are copied once more
     os.setsid()
     os.dup2(0, 2)  # whoever reads the spoke's log must not wait for agents; the rest of the nursery is /dev/null
     linux.become_subreaper()
-    return understudy
 
 
 def rehearse() -> None:
@@ -101,8 +89,7 @@ def rehearse() -> None:
     In the nursery the interpreter adapts its code to what it sees, on pages that all keepers then share; in a keeper
     the pages that a start writes to are copied before it.
     """
-    spec, token = decode_launch(encode_launch(_REHEARSAL, ""))
-    cue_of(spec, token)
+    spec, _ = decode_launch(encode_launch(_REHEARSAL, ""))
     encode_keeper(_identity(linux.now_rfc3339()))
     Allowance(spec).close()
     LogPump(-1, -1, spec.log_cap_bytes, Masker(spec.masks))
@@ -111,38 +98,50 @@ def rehearse() -> None:
     encode_ending(Ending("exited", linux.now_rfc3339()))
 
 
-def keep(fds: KeeperFds, understudy: Understudy, home_fd: int) -> bool | None:
-    """Run one agent from launch record to ending, after `prepare`; says whether we are as new, None if we failed.
+class Kept(enum.Enum):
+    """What became of a process that kept an agent to its end."""
 
-    If we are, nothing of the run is left here: no child, no descriptor, no handler, the ending is recorded, and we are
-    at home.
-    """
+    AS_NEW = "as_new"
+    """Nothing of the run is left here: no child, no descriptor, no handler. It may keep another agent."""
+    SPENT = "spent"
+    FAILED = "failed"
+
+
+def keep(fds: KeeperFds, home_fd: int) -> Kept:
+    """Run one agent from launch record to ending, after `prepare`; `home_fd` is where we are while we keep nobody."""
     os.fchdir(fds.run)
     linux.set_process_name("hubspoke-keeper")
     try:
-        is_as_new = _keep_agent(fds, understudy)
+        is_as_new = _keep_agent(fds)
+    except NoProcess as error:
+        os.write(fds.status, f"fork: {error}".encode())  # nothing was executed: there may be room for it later
+        return Kept.SPENT
     except Exception:
         write_file(CRASH, traceback.format_exc().encode(errors="replace"), fds.run, durable=False)
-        return None
-    if is_as_new:
-        os.fchdir(home_fd)  # before anybody hears that the run is over, and may remove its directory
-        for fd in (fds.control, fds.lock, fds.run, fds.status):  # the starter learns from the last that it is over
-            os.close(fd)
-    return is_as_new
+        return Kept.FAILED
+    if not is_as_new:
+        return Kept.SPENT
+    os.fchdir(home_fd)  # before anybody hears that the run is over, and may remove its directory
+    for fd in (fds.control, fds.lock, fds.run, fds.status):  # the starter learns from the last that it is over
+        os.close(fd)
+    return Kept.AS_NEW
 
 
-def _keep_agent(fds: KeeperFds, understudy: Understudy) -> bool:
+def _keep_agent(fds: KeeperFds) -> bool:
+    """Say whether nothing unusual happened and nothing is left."""
     spec, token = decode_launch(read_file(LAUNCH, fds.run) or b"")
     started_at = linux.now_rfc3339()
+    identity = _identity(started_at)
     try:
-        _write_identity(fds.run, started_at)
-        keeper = Keeper(spec, token, fds, started_at, understudy)
+        _write_identity(fds.run, identity)
+        keeper = Keeper(spec, token, fds, started_at)
     except SpawnFailed as failure:
         ending = Ending("spawn_failed", linux.now_rfc3339(), started_at=started_at, detail=str(failure))
         _write_ending(fds.run, ending)
         _tell_starter(fds, STATUS_ENDED)
         return False
     _tell_starter(fds, STATUS_RUNNING)
+    keeper.sign(identity)
     ending = keeper.run()
     _write_ending(fds.run, ending)
     return keeper.retire() and _is_usual(spec, ending)
@@ -154,17 +153,17 @@ def _is_usual(spec: LaunchSpec, ending: Ending) -> bool:
     return nothing_special and not spec.stream and ending.log_dropped == 0
 
 
-def _write_identity(run_fd: int, started_at: str) -> None:
+def _write_identity(run_fd: int, identity: KeeperRecord) -> None:
     """Write who keeps this agent, before there is one: no agent whose keeper cannot be found (fault 7)."""
     try:
-        write_file(KEEPER, encode_keeper(_identity(started_at)), run_fd, durable=False)
+        write_file(KEEPER, encode_keeper(identity), run_fd, durable=False)
     except OSError as error:
         raise SpawnFailed(f"{KEEPER}: {error.strerror}") from error
 
 
 def _identity(started_at: str) -> KeeperRecord:
     me = linux.this_process()
-    return KeeperRecord(me.pid, me.start_ticks, started_at)
+    return KeeperRecord(me.pid, me.start_ticks, started_at, linux.boot_id())
 
 
 def _tell_starter(fds: KeeperFds, status: bytes) -> None:
@@ -186,9 +185,9 @@ def _write_ending(run_fd: int, ending: Ending) -> None:
 
 
 class Keeper:
-    """Starts the agent of `spec` and sees it to its end; raises SpawnFailed when it cannot be started."""
+    """Starts the agent of `spec` and sees it to its end; raises SpawnFailed or NoProcess when it cannot be started."""
 
-    def __init__(self, spec: LaunchSpec, token: str, fds: KeeperFds, started_at: str, understudy: Understudy) -> None:
+    def __init__(self, spec: LaunchSpec, token: str, fds: KeeperFds, started_at: str) -> None:
         now = time.monotonic()
         self._course = Course(now, timeout_s=spec.timeout_s, silence_s=spec.silence_s, grace_s=spec.grace_s)
         self._grace_s = spec.grace_s
@@ -199,7 +198,6 @@ class Keeper:
         self._started_at = started_at
         self._signals: dict[str, str] = {}
         self._wake_fd = self._wake_on_signals()
-        self._understudy = understudy
         self._pump = self._start(spec, token)
 
     def _start(self, spec: LaunchSpec, token: str) -> LogPump:
@@ -227,11 +225,8 @@ class Keeper:
             raise SpawnFailed(f"control group {spec.cgroup}: {error.strerror}") from error
         limited = replace(spec, limits=self._allowance.limits)
         try:
-            try:
-                pid = self._understudy.perform(limited, token, stdin_fd, output_fd, procs_fd)
-            except Vanished:
-                pid = Understudy().perform(limited, token, stdin_fd, output_fd, procs_fd)
-        except SpawnFailed:
+            pid = execute(limited, token, Streams(stdin_fd, output_fd, procs_fd), self._run_fd)
+        except (NoProcess, SpawnFailed):
             self._allowance.close()
             raise
         finally:
@@ -248,6 +243,13 @@ class Keeper:
 
     def _on_sigterm(self, *_: object) -> None:
         self._terminated = True
+
+    def sign(self, identity: KeeperRecord) -> None:
+        """Note who the agent is, for whoever comes when we are gone; a disk that refuses takes nothing from it."""
+        agent = self._agent.main
+        noted = replace(identity, agent_pid=agent.pid, agent_start_ticks=agent.start_ticks)
+        with suppress(OSError):
+            note_agent(noted, self._run_fd)
 
     def retire(self) -> bool:
         """Give back what `run` does not; says whether nothing of the agent is left and nobody asked us to end."""

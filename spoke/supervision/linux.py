@@ -7,6 +7,7 @@ a stranger who inherited an id is never signalled (fault 27). Standard library o
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import time
@@ -88,6 +89,12 @@ def hide_memory() -> None:
 def set_process_name(name: str) -> None:
     """Show `name` (at most 15 bytes) in ps and top."""
     _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
+
+
+@functools.cache
+def boot_id() -> str:
+    """Return what names this boot of the machine: a process named in another one is nobody any more."""
+    return _read("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
 def this_process() -> Process:

@@ -18,12 +18,14 @@ import socket
 from typing import Final
 
 from spoke.supervision import linux
-from spoke.supervision.agent_process import SpawnFailed, Understudy, ignore_nothing, take_note
-from spoke.supervision.keeper import KeeperFds, keep, prepare, rehearse
+from spoke.supervision.execution import ignore_nothing, leave_nothing_open, take_note
+from spoke.supervision.keeper import KeeperFds, Kept, keep, prepare, rehearse
 
 REQUEST: Final = b"start"
 _OFFER: Final = b"free"
 _FDS: Final = 4
+_INT: Final = 4
+"""Bytes of a descriptor in a message."""
 _MOST_USES: Final = 100
 """Agents that one keeper keeps, one after the other: what little of each may stay in its memory is bounded."""
 _MOST_IDLE: Final = 16
@@ -36,15 +38,12 @@ _REHEARSALS: Final = 16
 class Born(Exception):
     """Raised in a process that was forked to be a keeper."""
 
-    def __init__(
-        self, nursery: socket.socket, offers: socket.socket, home_fd: int, understudy: Understudy | None
-    ) -> None:
+    def __init__(self, nursery: socket.socket, offers: socket.socket, home_fd: int) -> None:
         super().__init__()
         self.nursery = nursery
         self.offers = offers
         self.home_fd = home_fd
         """The directory that it is in while it keeps nobody."""
-        self.understudy = understudy
 
 
 class Nursery:
@@ -126,7 +125,8 @@ class Nursery:
                     other.close()
                 for fd in held:
                     os.close(fd)
-                raise Born(theirs, self._offering, self._home_fd, prepare())
+                prepare()
+                raise Born(theirs, self._offering, self._home_fd)
             self._idle.append(ours)
         theirs.close()
         linux.set_process_name("hubspoke-nursery")
@@ -139,6 +139,7 @@ def main(socket_fd: int) -> int:
     for signum in (signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, take_note)
     ignore_nothing()
+    leave_nothing_open()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended keepers are reaped by the kernel
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # of nobody here, agents included: a core is full of secrets
     for _ in range(_REHEARSALS):
@@ -154,25 +155,20 @@ def main(socket_fd: int) -> int:
 
 def _keep(born: Born) -> int:
     """Keep one agent after the other, until one was unusual or nobody wants us; return our exit status."""
-    nursery, understudy = born.nursery, born.understudy
+    nursery = born.nursery
     if not _wait_for(nursery, at_most_s=0):
         rehearse()
     for use in range(_MOST_USES):
         fds = _receive(nursery)
         if fds is None or len(fds) != _FDS:
             return 0
-        try:
-            understudy = understudy or Understudy()
-        except SpawnFailed:
-            return 0  # nothing was begun: the starter asks again, and another may have its understudy already
-        is_as_new = keep(KeeperFds(*(*fds, nursery.detach())), understudy, born.home_fd)
-        if not is_as_new:
-            return 1 if is_as_new is None else 0
+        kept = keep(KeeperFds(*(*fds, nursery.detach())), born.home_fd)
+        if kept is not Kept.AS_NEW:
+            return 1 if kept is Kept.FAILED else 0
         if use == _MOST_USES - 1:
             break
         linux.hide_memory()  # what we kept for one agent must not be read by the next
         linux.set_process_name("hubspoke-spare")
-        understudy = None  # forked when it is wanted: what we write to while there is one is copied
         nursery, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -196,6 +192,10 @@ def _tell(status_fd: int) -> None:
 
 
 def _receive(peer: socket.socket) -> list[int] | None:
-    """Return the descriptors of the next message, None when the other side is gone."""
-    message, fds, _, _ = socket.recv_fds(peer, len(REQUEST), _FDS, socket.MSG_CMSG_CLOEXEC)
-    return fds if message else None
+    """Return the descriptors of the next message, None when the other side is gone.
+
+    They close at exec, which `socket.recv_fds` would not see to: it forgets its flags.
+    """
+    room = socket.CMSG_SPACE(_FDS * _INT)
+    message, ancillary, _, _ = peer.recvmsg(len(REQUEST), room, socket.MSG_CMSG_CLOEXEC)
+    return [fd for _, _, fds in ancillary for fd in memoryview(fds).cast("i")] if message else None

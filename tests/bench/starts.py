@@ -5,7 +5,8 @@ The agent is a shell that writes one byte into a FIFO; the time is taken when th
 - bare: `asyncio.create_subprocess_exec` of the same program;
 - celery: a task, signed, that runs the same program, sent to a worker of 16 processes by a Valkey as durable as ours;
 - nursery: `Supervisor.start`, with a run directory, a durable launch record, a keeper and a log of its own, until the
-  ending is recorded; also with the run directories in memory, for what the disk adds;
+  ending is recorded; also with a limit of its own, which takes a fork, and with the run directories in memory, for what
+  the disk adds;
 - a workspace, cold (its repository was never seen) and warm, beside plain `git clone` and `git worktree add`.
 """
 
@@ -31,7 +32,7 @@ from common.embedded_valkey import EmbeddedValkey
 from common.repository import parse_repository
 from spoke.git import Git
 from spoke.supervision.cgroup import parse_own_group
-from spoke.supervision.run_dir import LaunchSpec
+from spoke.supervision.run_dir import LaunchSpec, Limits
 from spoke.supervision.supervisor import Supervisor
 from spoke.workspace import Workspaces
 from tests.bench.celery_app import DIRECTORY, application, make_key
@@ -43,6 +44,7 @@ _ROW: Final = "{:<34}{:>10}{:>12}{:>10}{:>10}{:>10}{:>10}"
 _ROUNDS: Final = 6
 """Everything is measured in turn: what other programs do at one time then falls on all."""
 _FILES: Final = 200
+_UNLIMITED: Final = Limits()
 _MEMORY: Final = Path("/dev/shm")
 
 
@@ -215,11 +217,12 @@ async def run(scratch: Path, count: int) -> None:
             process = await asyncio.create_subprocess_exec(*gate.argv(number), cwd=scratch)
             await process.wait()
 
-        def nursery(runs: Path) -> Start:
+        def nursery(runs: Path, limits: Limits = _UNLIMITED) -> Start:
             async def start(number: int) -> None:
                 directory = runs / str(number)
                 directory.mkdir(parents=True)
-                spec = LaunchSpec(argv=gate.argv(number), cwd=str(scratch), env={"PATH": os.defpath}, timeout_s=60)
+                env = {"PATH": os.defpath}
+                spec = LaunchSpec(gate.argv(number), cwd=str(scratch), env=env, timeout_s=60, limits=limits)
                 await supervisor.start(directory, spec)
                 await supervisor.wait(directory)
 
@@ -229,6 +232,7 @@ async def run(scratch: Path, count: int) -> None:
         if _MEMORY.is_dir():
             memory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hubspoke-starts-", dir=_MEMORY)))
             starts["nursery, runs in memory"] = nursery(memory)
+            starts["the same, with limits"] = nursery(memory, Limits(nofile=100))
         await compare(gate, meter, starts, count)
         print(f"to make a file here takes {_file_ms(scratch / 'runs'):.2f} ms, in memory {_file_ms(_MEMORY):.2f}")
     gate.close()

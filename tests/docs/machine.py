@@ -87,6 +87,8 @@ class Place:
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        if left:
+            until(lambda: not processes_of(self.path), "what was killed is gone", 10)
         return left
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from spoke.supervision.run_dir import (
     LOG,
     STDIN,
     KeeperRecord,
+    Limits,
     RunState,
     decode_keeper,
     decode_launch,
@@ -130,10 +132,10 @@ async def test_a_spoke_killed_while_starting_leaves_one_agent_or_none(
         assert not record.exists() or record.read_text() in ("", "started\n")  # killed before it wrote, or after
 
 
-async def test_a_killed_keeper_takes_its_agent_along_though_nobody_looks(
+async def test_a_killed_keeper_takes_an_agent_with_limits_along_though_nobody_looks(
     supervisor: Supervisor, run_dir: Path, work: Path
 ) -> None:
-    await supervisor.start(run_dir, shell(": > ready; kill -STOP $$", work))
+    await supervisor.start(run_dir, shell(": > ready; kill -STOP $$", work, limits=Limits(nofile=100)))
     await until((work / "ready").exists)
     (main,) = linux.children_of(keeper_of(run_dir))
     os.kill(keeper_of(run_dir), signal.SIGKILL)
@@ -187,6 +189,47 @@ async def test_settling_waits_for_whoever_holds_the_lock(supervisor: Supervisor,
         os.close(lock_fd)
     ending = await waiting
     assert (ending.cause, ending.started_at, ending.receipt) == ("lost", None, None)
+
+
+@pytest.mark.fault(7)
+@pytest.mark.parametrize("limits", [Limits(), Limits(nofile=100)], ids=["spawned", "forked"])
+async def test_an_agent_that_emptied_its_environment_is_found(
+    supervisor: Supervisor, run_dir: Path, work: Path, limits: Limits
+) -> None:
+    script = "env -i sleep 1000 & echo out; exec env -i sh -c 'sleep 1000; :'"
+    await supervisor.start(run_dir, shell(script, work, limits=limits))
+    await until(says(run_dir, "out"))
+    keeper = keeper_of(run_dir)
+    await until(lambda: len(linux.descendants_of(keeper)) == 3)
+    agents = list(linux.descendants_of(keeper))
+    os.kill(keeper, signal.SIGKILL)
+    ending = await supervisor.wait(run_dir)
+    assert ending.cause == "lost"
+    if not limits.nofile:  # else its main process died with the keeper, and nobody knows whose the others are
+        assert ending.receipt is not None
+        assert (ending.receipt.signals[0].signal, ending.receipt.survivors) == ("SIGKILL", 0)
+        assert all(map(_is_dead, [each.pid for each in agents]))
+    for each in agents:
+        linux.signal_process(each, signal.SIGKILL)
+
+
+@pytest.mark.fault(27)
+def test_a_main_process_of_another_boot_is_a_stranger(run_dir: Path, work: Path) -> None:
+    (run_dir / LAUNCH).write_bytes(encode_launch(shell("true", work), "t" * 32))
+    stranger = subprocess.Popen(("sleep", "1000"))
+    stat = linux.stat_of(stranger.pid)
+    assert stat is not None
+    record = KeeperRecord(1, 1, "2026-11-01T00:00:00.000Z", "another", stranger.pid, stat.start_ticks)
+    (run_dir / KEEPER).write_bytes(encode_keeper(record))
+    with adoption.opened(run_dir) as dir_fd:
+        ending = adoption.settle_lost(dir_fd)
+    assert ending is not None
+    assert (ending.cause, ending.receipt, stranger.poll()) == ("lost", None, None)
+    (run_dir / EXIT).unlink()
+    (run_dir / KEEPER).write_bytes(encode_keeper(replace(record, boot=linux.boot_id())))
+    with adoption.opened(run_dir) as dir_fd:
+        ending = adoption.settle_lost(dir_fd)
+    assert stranger.wait(10) == -signal.SIGKILL, "or the first half proves nothing"
 
 
 @pytest.mark.parametrize("exit_content", [None, b"", b"{}", b'{"cause": "won"}', b"[1]", b"\xff"])
@@ -261,40 +304,33 @@ async def test_a_nursery_that_does_not_end_is_killed(
         os.kill(supervisor.nursery_pid, signal.SIGSTOP)
 
 
-def spares() -> dict[linux.Process, linux.ProcessStat]:
-    """The processes that wait to keep an agent, or to become one."""
-    found = {}
+def spares() -> list[int]:
+    """The processes that wait to keep an agent."""
+    found = []
     for each, stat in linux.descendants_of(os.getpid()).items():
         with suppress(FileNotFoundError):
             if stat.state != "Z" and Path(f"/proc/{each.pid}/comm").read_text() == "hubspoke-spare\n":
-                found[each] = stat
+                found.append(each.pid)
     return found
 
 
-@pytest.mark.parametrize("which", ["keeper", "understudy"])
-async def test_a_killed_spare_is_replaced(
-    supervisor: Supervisor, new_run: Callable[[str], Path], work: Path, which: str
-) -> None:
-    used: int | None = None
+async def test_a_killed_spare_is_replaced(supervisor: Supervisor, new_run: Callable[[str], Path], work: Path) -> None:
     for number in range(3):
-        await until(lambda: [stat.ppid != supervisor.nursery_pid for stat in spares().values()].count(True) == 1)
-        if used is not None:  # it would be used again, and has no understudy
-            os.kill(used, signal.SIGKILL)
-        await until(lambda: len(spares()) == 2)
-        waiting = {stat.ppid == supervisor.nursery_pid: each.pid for each, stat in spares().items()}
-        os.kill(waiting[which == "keeper"], signal.SIGKILL)
-        await until(lambda: waiting[which == "keeper"] not in [each.pid for each in spares()])  # noqa: B023 - waited for
+        await until(lambda: len(spares()) == 1)
+        [waiting] = spares()
+        os.kill(waiting, signal.SIGKILL)
+        await until(lambda: waiting not in spares())  # noqa: B023 - waited for
         run_dir = new_run(f"run-{number}")
         await supervisor.start(run_dir, shell("exit 7", work))
         assert (await supervisor.wait(run_dir)).exit_code == 7
-        used = keeper_of(run_dir)
+        os.kill(keeper_of(run_dir), signal.SIGKILL)  # it would be used again
 
 
 async def test_a_keeper_that_does_not_get_on_holds_up_nobody(
     supervisor: Supervisor, new_run: Callable[[str], Path], work: Path
 ) -> None:
-    await until(lambda: len(spares()) == 2)
-    keeper = next(each.pid for each, stat in spares().items() if stat.ppid == supervisor.nursery_pid)
+    await until(lambda: len(spares()) == 1)
+    [keeper] = spares()
     os.kill(keeper, signal.SIGSTOP)
     first, second = new_run("first"), new_run("second")
     stuck = asyncio.create_task(supervisor.start(first, shell("exit 5", work)))
@@ -305,12 +341,12 @@ async def test_a_keeper_that_does_not_get_on_holds_up_nobody(
     os.kill(keeper, signal.SIGCONT)
     await stuck
     assert (await supervisor.wait(first)).exit_code == 5
-    await until(lambda: {keeper_of(first), keeper_of(second)} <= {each.pid for each in spares()})
+    await until(lambda: {keeper_of(first), keeper_of(second)} <= set(spares()))
 
 
 async def test_spares_end_with_the_nursery(nursery_env: dict[str, str]) -> None:
     async with Supervisor(nursery_env=nursery_env):
-        await until(lambda: len(spares()) == 2)
+        await until(lambda: len(spares()) == 1)
     await until(lambda: not spares())
 
 

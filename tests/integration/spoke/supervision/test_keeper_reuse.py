@@ -31,13 +31,15 @@ SHOW = "pwd; umask; ulimit -a; env | grep -v HUBSPOKE_RUN; ls -l /proc/self/fd |
 def keeper_of(run_dir: Path) -> int:
     keeper = decode_keeper((run_dir / KEEPER).read_bytes())
     assert keeper is not None
-    assert linux.stat_of(keeper.pid) is None or linux.is_same(linux.Process(keeper.pid, keeper.start_ticks))
+    stat = linux.stat_of(keeper.pid)
+    assert stat is None or stat.start_ticks == keeper.start_ticks
     return keeper.pid
 
 
 def is_waiting(pid: int) -> bool:
-    """Whether this keeper has no agent now."""
-    return linux.stat_of(pid) is not None and Path(f"/proc/{pid}/comm").read_text() == "hubspoke-spare\n"
+    """Whether this keeper has no agent now and sleeps until it gets one."""
+    stat = linux.stat_of(pid)
+    return stat is not None and stat.state == "S" and Path(f"/proc/{pid}/comm").read_text() == "hubspoke-spare\n"
 
 
 def has_ended(pid: int) -> bool:

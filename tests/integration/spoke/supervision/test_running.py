@@ -100,10 +100,11 @@ async def test_agent_starts_with_a_clean_slate(supervisor: Supervisor, run_dir: 
     assert pgrp == session
 
 
+@pytest.mark.parametrize("limits", [Limits(), Limits(nofile=100)], ids=["spawned", "forked"])
 async def test_no_signal_is_ignored_by_what_no_shell_put_right(
-    supervisor: Supervisor, run_dir: Path, work: Path
+    supervisor: Supervisor, run_dir: Path, work: Path, limits: Limits
 ) -> None:
-    await supervisor.start(run_dir, program(("cat", "/proc/self/status"), work))
+    await supervisor.start(run_dir, program(("cat", "/proc/self/status"), work, limits=limits))
     await supervisor.wait(run_dir)
     status = dict(line.split(":\t", 1) for line in (run_dir / "log").read_text().splitlines())
     glibc_only = 0x1_8000_0000
@@ -134,11 +135,12 @@ async def test_a_keeper_holds_nothing_of_the_spokes_terminal_or_log(
         pytest.param(("true", "a\0b"), ".", "embedded null byte", id="NUL in an argument"),
     ],
 )
+@pytest.mark.parametrize("limits", [Limits(), Limits(nofile=100)], ids=["spawned", "forked"])
 async def test_what_cannot_be_executed_is_a_failed_launch(
-    supervisor: Supervisor, run_dir: Path, work: Path, argv: tuple[str, ...], cwd: str, detail: str
+    supervisor: Supervisor, run_dir: Path, work: Path, argv: tuple[str, ...], cwd: str, detail: str, limits: Limits
 ) -> None:
     with pytest.raises(LaunchFailed) as failure:
-        await supervisor.start(run_dir, program(argv, work / cwd))
+        await supervisor.start(run_dir, program(argv, work / cwd, limits=limits))
     assert (failure.value.code, failure.value.retryable) == ("spawn_failed", False)
     assert detail in failure.value.message
     ending = await supervisor.wait(run_dir)

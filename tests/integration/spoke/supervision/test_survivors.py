@@ -11,12 +11,14 @@ ROOT = Path(__file__).resolve().parents[4]
 KEEPER = """
 import os, signal, sys
 from spoke.supervision import linux
-from spoke.supervision.agent_process import AgentProcess, Understudy
+from spoke.supervision.agent_process import AgentProcess
+from spoke.supervision.execution import Streams, execute
 from spoke.supervision.run_dir import LaunchSpec
 linux.become_subreaper()
 null = os.open("/dev/null", os.O_RDWR)
 argv = ("/bin/sh", "-c", "(trap '' TERM; sleep 1000 & exec sleep 1000) & exec sleep 1000")
-agent = AgentProcess(Understudy().perform(LaunchSpec(argv=argv, cwd="/", env={}, timeout_s=1), "t", null, null))
+spec = LaunchSpec(argv=argv, cwd="/", env={}, timeout_s=1)
+agent = AgentProcess(execute(spec, "t", Streams(null, null), os.open("/", os.O_PATH)))
 while len(linux.descendants_of(os.getpid())) < 3:
     pass
 print(agent.count_survivors(), agent.main_end)

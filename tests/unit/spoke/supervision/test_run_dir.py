@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from spoke.supervision.run_dir import (
     encode_keeper,
     encode_kill,
     encode_launch,
+    note_agent,
     read_file,
     write_file,
 )
@@ -100,6 +103,24 @@ def test_what_is_no_record_is_none(content: bytes) -> None:
 def test_keeper_round_trip() -> None:
     keeper = KeeperRecord(12, 34, AT)
     assert decode_keeper(encode_keeper(keeper)) == keeper
+
+
+def test_an_agent_is_noted_in_place_whole_or_half(tmp_path: Path) -> None:
+    keeper = KeeperRecord(12, 34, AT, "boot")
+    noted = replace(keeper, agent_pid=2**22, agent_start_ticks=2**63)
+    before, after = encode_keeper(keeper), encode_keeper(noted)
+    halves = [after[:cut] + before[cut:] for cut in range(len(after) + 1)]
+    assert len({len(half) for half in halves}) == 1
+    for half in halves:
+        decoded = decode_keeper(half)
+        assert decoded is not None
+        assert replace(decoded, agent_pid=0, agent_start_ticks=0) == keeper
+        assert decoded == noted or (decoded.agent_pid, decoded.agent_start_ticks) != (2**22, 2**63)
+    (tmp_path / "keeper.json").write_bytes(before)
+    dir_fd = os.open(tmp_path, os.O_RDONLY)
+    note_agent(noted, dir_fd)
+    os.close(dir_fd)
+    assert (tmp_path / "keeper.json").read_bytes() == after
 
 
 def test_kill_round_trip_and_bound() -> None:

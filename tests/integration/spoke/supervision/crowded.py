@@ -1,0 +1,49 @@
+"""Keeps an agent where there is no room for one more process: of an ordinary user, as no limit binds root.
+
+Run by `test_execution.py` with a run directory and a number of files to open, or none; prints what became of it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+from spoke.supervision import adoption, linux
+from spoke.supervision.keeper import KeeperFds, keep, prepare
+from spoke.supervision.run_dir import EXIT, LAUNCH, Limits, encode_launch, read_file
+
+from .agents import program
+
+_SOMEBODY = 61_834
+"""A user who has no other process."""
+
+
+def main(run_dir: Path, nofile: int | None) -> None:
+    """Print what the keeper tells its starter, how it ends, and what is left."""
+    run_dir.mkdir(mode=0o700)
+    spec = program(("sh", "-c", "echo started"), Path("/"), limits=Limits(nofile=nofile))
+    (run_dir / LAUNCH).write_bytes(encode_launch(spec, "token"))
+    with adoption.opened(run_dir) as run_fd, open(os.devnull) as control:  # noqa: PTH123 - a device
+        lock_fd = adoption.take_lock(run_fd)
+        assert lock_fd is not None
+        status_fd, keeper_status_fd = os.pipe()
+        if os.getuid() == 0:
+            os.chown(run_dir, _SOMEBODY, _SOMEBODY)
+            for each in run_dir.iterdir():
+                os.chown(each, _SOMEBODY, _SOMEBODY)
+            os.setgroups([])
+            os.setresgid(*[_SOMEBODY] * 3)
+            os.setresuid(*[_SOMEBODY] * 3)
+        out = os.dup(1)
+        prepare()
+        os.dup2(out, 2)
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+        kept = keep(KeeperFds(run_fd, lock_fd, control.fileno(), keeper_status_fd, os.dup(status_fd)), run_fd)
+        said = os.read(status_fd, 4096).decode()
+        sys.stdout.write(f"{said}\n{kept.name}\n{linux.own_children()}\n{read_file(EXIT, run_fd)!r}\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]) if sys.argv[2] else None)
