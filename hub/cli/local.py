@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Coroutine, Iterator
 from contextlib import closing, contextmanager
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 from common.audit_file import acting
 from common.configuration import default_directory
 from common.directory import announced_url
+from common.interruptible import run_async
 from common.keyfiles import load_token
 from common.logs import configure_quietly
 from hub.cli.output import invocation
@@ -86,4 +86,4 @@ def _is_at(place: HubDirectory, url: str) -> bool:
 
 def ask(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run one command's conversation with the node."""
-    return asyncio.run(coroutine)
+    return run_async(coroutine)

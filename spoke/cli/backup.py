@@ -30,8 +30,6 @@ def backup(context: SpokeContext, file: str) -> None:
 
     Whoever has it is this spoke: keep it as secret as the key. Agents are not in it.
     """
-    import asyncio
-
     from common.audit_file import acting
     from common.backup import write_backup
     from common.backup_command import back_up
@@ -46,7 +44,9 @@ def backup(context: SpokeContext, file: str) -> None:
         with closing(spoke.open_audit()) as audit, closing(spoke.open_trust(audit)) as trust, actor:
             return await write_backup(_backed_up(spoke), audit, trust, target)
 
-    asyncio.run(back_up(file, write, context.out))
+    from common.interruptible import run_async
+
+    run_async(back_up(file, write, context.out))
 
 
 def _backed_up(spoke: Spoke) -> BackedUp:

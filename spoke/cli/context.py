@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -15,6 +14,7 @@ from common.audit_file import acting
 from common.command_line import Output, Unreachable
 from common.configuration import default_directory
 from common.directory import announced_url
+from common.interruptible import run_async
 from common.keyfiles import load_token
 from common.logs import configure_quietly
 from common.trust_store import TrustStore
@@ -73,7 +73,7 @@ class SpokeContext:
         if url is None:  # the configured port may be anybody's now, who would get the token
             raise Unreachable(f"no spoke runs on {self.directory.path}; start it with: spoke serve")
         client = LocalClient(url, load_token(self.directory.token_file), tls)
-        return asyncio.run(client.call(method, path, query=query, body=body, timeout_s=timeout_s))
+        return run_async(client.call(method, path, query=query, body=body, timeout_s=timeout_s))
 
 
 def current(*, as_json: bool = False) -> SpokeContext:

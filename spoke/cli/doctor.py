@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 import click
 
 from common.command_line import print_json, print_line
+from common.interruptible import run_async
 from spoke.cli.context import SpokeContext, facts
 
 
@@ -18,7 +18,7 @@ def doctor(context: SpokeContext) -> None:
     from spoke.diagnosis import diagnose
     from spoke.finding import worst
 
-    findings = asyncio.run(diagnose(context.directory, os.environ))
+    findings = run_async(diagnose(context.directory, os.environ))
     if context.out.json:
         print_json([finding.to_view() for finding in findings])
     else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import click
 
 from common.command_line import relative_time
+from common.interruptible import run_async
 from spoke.cli.context import SpokeContext, facts
 from spoke.cli.policy import policy
 
@@ -98,7 +99,7 @@ def join(context: SpokeContext, invite: str | None, url: str | None, fingerprint
     how = _by_invite(invite or "") if url is None else _by_request(url, fingerprint or "", wait)
     settings = context.settings()
     with context.trust(settings) as trust:
-        context.out.facts(shown(asyncio.run(_join(context, settings, trust, how))))
+        context.out.facts(shown(run_async(_join(context, settings, trust, how))))
 
 
 @click.group()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from common.interruptible import run_async
 from spoke.cli.context import SpokeContext, facts
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def test_profile(
 
     chosen, config = _configured(context, name, agent_type)
     trial = Trial(context.directory.path, chosen, config, items or (_DEFAULT_ITEM,), timeout_s, os.environ)
-    outcome = asyncio.run(trial.run())
+    outcome = run_async(trial.run())
     context.out.facts({"profile": name, "agentType": chosen, **outcome})
     if outcome["status"] != "completed":
         click.get_current_context().exit(1)

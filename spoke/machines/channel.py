@@ -22,6 +22,9 @@ from spoke.machines.frames import Answer, Ask, Session, read_body
 
 OUTSTANDING: Final = 64
 ANSWER_S: Final = 30.0
+HERE: Final = "here"
+"""The question whether anybody is at the other end."""
+_HERE_S: Final = 3.0
 _WATCH_S: Final = 0.5
 _LOST: Final = "lease_lost"
 _log: Final = structlog.get_logger("machine")
@@ -32,7 +35,16 @@ Serve = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 class Channel:
     """`serve` answers what the other side asks; `may_go_on` is asked all the time whether the channel may stay."""
 
-    def __init__(self, socket: Socket, session: Session, serve: Serve, may_go_on: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        socket: Socket,
+        session: Session,
+        serve: Serve,
+        may_go_on: Callable[[], bool],
+        process: str | None = None,
+    ) -> None:
+        """`process` is what the other side named itself in its HELLO."""
+        self.process = process
         self._socket = socket
         self._session = session
         self._serve = serve
@@ -71,6 +83,16 @@ class Channel:
             raise Unavailable("no answer came in time") from error
         finally:
             self._waiting.pop(number, None)
+
+    async def is_answered(self) -> bool:
+        """Whether somebody is at the other end and answers within seconds, whatever the answer is."""
+        try:
+            await self.ask(HERE, {}, _HERE_S)
+        except Unavailable:
+            return False
+        except HubspokeError:
+            return True
+        return True
 
     async def run(self) -> None:
         """Serve until the channel ends."""
@@ -138,7 +160,7 @@ class Channel:
     async def _answer(self, body: Ask) -> None:
         answer: dict[str, Any] = {"answer": body.ask}
         try:
-            answer["told"] = await self._serve(body.what, body.about)
+            answer["told"] = {} if body.what == HERE else await self._serve(body.what, body.about)
         except LeaseLost:
             answer["error"] = {"code": _LOST, "message": ""}
         except HubspokeError as error:

@@ -23,6 +23,8 @@ LINK_PATH: Final = "/machines/v1/link"
 SUBPROTOCOL: Final = "hubspoke.machine.v1"
 HELLO_TYPE: Final = "hubspoke-machine-hello+jwt"
 FRAME_TYPE: Final = "hubspoke-machine+jwt"
+COPIED: Final = "conflict"
+"""The code of the refusal when another process works with the same key."""
 
 
 class Word(BaseModel):
@@ -38,12 +40,16 @@ class Challenge(Word):
 
 
 class Hello(Word):
-    """A machine's answer to it, `iss` the machine for the spoke `aud`; and the node's to that, without `challenge`."""
+    """A machine's answer to it, `iss` the machine for the spoke `aud`; and the node's to that, without `challenge`.
+
+    In the machine's, `process` is the same as long as the process lives that dials, and no other's.
+    """
 
     iss: InstanceId
     aud: InstanceId
     nonce: Nonce
     challenge: Nonce | None = None
+    process: Nonce | None = None
     machine: str | None = None
     """In the node's: the id under which it knows the machine."""
 

@@ -1,7 +1,8 @@
 """`GET /machines/v1/link`: a machine dials in, both prove who they are, and from then on either may ask the other.
 
 A hub is nobody here: only a key that `spoke machine add` registered opens a channel. Without machines there is nothing
-at this address. The newest channel of a machine closes the one before.
+at this address. The newest channel of a machine closes the one before, unless that one is another process's and
+answers: then the machine's directory was copied, and who came later is refused.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from common.link import HANDSHAKE_S
 from common.websocket import GOING_AWAY, POLICY, REPLACED, ServerSocket, close, receive_first, send, server_socket
 from spoke.machines import frames
 from spoke.machines.channel import Channel
-from spoke.machines.frames import HELLO_TYPE, LINK_PATH, SUBPROTOCOL, Hello, Session
-from spoke.machines.registry import Machine, Machines
+from spoke.machines.frames import COPIED, HELLO_TYPE, LINK_PATH, SUBPROTOCOL, Hello, Session
+from spoke.machines.registry import Machine, MachineRefused, Machines
 
 MAX_HANDSHAKES: Final = 32
 _log: Final = structlog.get_logger("machine")
 
+_Greeted = tuple[Machine, Session, str | None]
+"""Who it is, how frames go, and what its process calls itself."""
 AnswerMachine = Callable[[Machine, str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
@@ -50,7 +53,7 @@ class Channels:
     def holding(self, machine: str, channel: Channel) -> Iterator[None]:
         """Make it the machine's channel until the block ends."""
         if (former := self.find(machine)) is not None:
-            _log.warning("machine.link_replaced", machine=machine, reason="it dialed again, or another has its key")
+            _log.warning("machine.link_replaced", machine=machine, reason="it dialed again")
             former.end(REPLACED, "replaced")
         self._by_machine[machine] = channel
         try:
@@ -109,7 +112,7 @@ class Gate:
         finally:
             self._handshakes -= 1
 
-    async def _greet(self, socket: ServerSocket, remote: str | None) -> tuple[Machine, Session] | None:
+    async def _greet(self, socket: ServerSocket, remote: str | None) -> _Greeted | None:
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 return await self._shake_hands(socket)
@@ -123,7 +126,7 @@ class Gate:
         await close(socket, POLICY, error.code)
         return None
 
-    async def _shake_hands(self, socket: ServerSocket) -> tuple[Machine, Session]:
+    async def _shake_hands(self, socket: ServerSocket) -> _Greeted:
         """Return who it is, once it has our proof too; raises `EnvelopeRejected`, `Unavailable`."""
         key, nonce = self._key(), frames.fresh_nonce()
         await send(socket, strict_json.encode({"challenge": nonce}))
@@ -136,11 +139,19 @@ class Gate:
             raise EnvelopeRejected("wrong_audience", f"this is {self._instance}, and that key is {machine.name}'s")
         if hello.challenge is None:
             raise Malformed("a machine's HELLO carries a challenge")
+        await self._check_only(machine, hello.process)
         answer = Hello(iss=self._instance, aud=machine.name, nonce=hello.challenge, machine=machine.id)
         await send(socket, frames.seal_hello(key, answer))
-        return machine, Session(key, machine.key, f"{nonce}.{hello.challenge}")
+        return machine, Session(key, machine.key, f"{nonce}.{hello.challenge}"), hello.process
 
-    async def _serve(self, socket: ServerSocket, machine: Machine, session: Session) -> None:
+    async def _check_only(self, machine: Machine, process: str | None) -> None:
+        """Raise `MachineRefused` when another process works with this machine's key, and answers."""
+        former = self._channels.find(machine.id)
+        if former is not None and former.process != process and await former.is_answered():
+            _log.error("machine.copied", machine=machine.id, reason="two processes have its key; the later is refused")
+            raise MachineRefused(f"another process works as {machine.name}, and answers", code=COPIED)
+
+    async def _serve(self, socket: ServerSocket, machine: Machine, session: Session, process: str | None) -> None:
         def is_registered() -> bool:
             return self._machines.find(machine.key.kid) == machine
 
@@ -149,7 +160,7 @@ class Gate:
                 raise Unavailable("this machine was forgotten here")  # before its channel has noticed
             return await self._answer(machine, what, about)
 
-        channel = Channel(socket, session, answer, is_registered)
+        channel = Channel(socket, session, answer, is_registered, process)
         with self._channels.holding(machine.id, channel):
             _log.info("machine.link_up", machine=machine.id)
             try:

@@ -16,12 +16,13 @@ import aiohttp
 import structlog
 
 from common.errors import EnvelopeRejected, HubspokeError, Malformed, Unavailable
+from common.exchange import EnvelopeNotTaken
 from common.keyring import PublicKey, SigningKey
 from common.link import HANDSHAKE_S, read_answer
 from common.websocket import GOING_AWAY, REPLACED, ClientSocket, NotOffered, dial, receive_first, send
 from spoke.machines import frames
 from spoke.machines.channel import Channel, Serve
-from spoke.machines.frames import HELLO_TYPE, LINK_PATH, SUBPROTOCOL, Hello, Session
+from spoke.machines.frames import COPIED, HELLO_TYPE, LINK_PATH, SUBPROTOCOL, Hello, Session
 from spoke.machines.words import Rules, read
 from spoke.redial import NOT_OFFERED_S, Ending, Redial, redial
 
@@ -29,6 +30,10 @@ _RULES_S: Final = 2.0
 _GOODBYE: Final = frozenset({1000, GOING_AWAY})
 _SOON_S: Final = 2.0
 _LEAST_S: Final = 0.5
+_REFUSED: Final = {
+    COPIED: "another process works with this machine's key: this directory is a copy; make one with spoke machine init"
+}
+"""What to do about a refusal; what the node says of it is not signed, so only its code is heeded."""
 _log: Final = structlog.get_logger("machine")
 
 
@@ -63,6 +68,7 @@ class Line:
         self._serve = serve
         self._welcomed = welcomed
         self._jitter = jitter
+        self._process = frames.fresh_nonce()
         self._channel: Channel | None = None
         self._rules: Rules | None = None
         self._up = asyncio.Event()
@@ -105,6 +111,14 @@ class Line:
         started = time.monotonic()
         try:
             code = await self._dial()
+        except EnvelopeNotTaken as error:
+            _log.warning(
+                "machine.refused",
+                url=self._parties.url,
+                code=error.code,
+                reason=_REFUSED.get(error.code, error.message),
+            )
+            return Ending.LOST, 0.0
         except (HubspokeError, TimeoutError) as error:
             _log.warning("machine.cannot_reach_node", url=self._parties.url, reason=str(error))
             return (Ending.NOT_OFFERED if isinstance(error, NotOffered) else Ending.LOST), 0.0
@@ -140,7 +154,7 @@ class Line:
         """Prove who we are, and that the node is the one we know; raises `EnvelopeRejected`, `Unavailable`."""
         parties, challenge = self._parties, frames.fresh_nonce()
         nonce = frames.read_challenge(await receive_first(socket))
-        hello = Hello(iss=parties.name, aud=parties.spoke, nonce=nonce, challenge=challenge)
+        hello = Hello(iss=parties.name, aud=parties.spoke, nonce=nonce, challenge=challenge, process=self._process)
         await send(socket, frames.seal_hello(parties.key, hello))
         raw = read_answer(await receive_first(socket))
         answer = frames.open_hello(frames.parse_signed(raw, HELLO_TYPE), parties.node_key, challenge)

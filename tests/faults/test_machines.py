@@ -23,6 +23,7 @@ from tests.faults.conftest import kill_valkey, valkey_of
 from tests.faults.proxy import Proxy
 from tests.machine_process import MachineProcess
 from tests.peer import HubPeer, new_id
+from tests.process_beside import ProcessBeside
 from tests.spoke_node import Go, SpokeNode, eventually, is_alive, tables
 from tests.worker_process import WorkerProcess
 
@@ -68,6 +69,28 @@ async def _doctor(machine: MachineProcess) -> list[dict[str, Any]]:
     assert done.stderr == ""
     findings: list[dict[str, Any]] = json.loads(done.stdout)
     return findings
+
+
+async def test_a_copy_of_a_machine_starts_nothing_while_the_machine_works(
+    node: SpokeNode, hub: HubPeer, repository: Path
+) -> None:
+    async with MachineProcess(node, "m1") as machine:
+        await eventually(lambda: machine.log_lines("machine.link_up"), "it has a link")
+        other = machine.directory.with_name("copy-of-m1")
+        shutil.copytree(machine.directory, other)
+        async with ProcessBeside(node, "copy", "m1", "machine", "work", directory=other) as copy:
+            await eventually(lambda: copy.log_lines("machine.refused"), "the copy is refused")
+            assert "spoke machine init" in copy.log_lines("machine.refused")[0]["reason"]
+            assert node.log_lines("machine.copied")[0]["machine"] == "m1_1"
+            agents = await send(node, hub, repository, "print here", count=6)
+            assert {(await ended(node, agent))["status"] for agent in agents} == {"completed"}
+            assert agents_in(machine.log_lines("agent.started")) == set(agents)
+            assert not copy.log_lines("agent.started")
+            assert not machine.log_lines("machine.link_down"), "nothing disturbed it"
+            machine.send(signal.SIGSTOP)  # a host that has gone, and whose connection nobody closed
+            await eventually(lambda: copy.log_lines("machine.link_up"), "who answers is the machine", 40)
+            machine.send(signal.SIGCONT)
+            await eventually(lambda: machine.log_lines("machine.replaced"), "the other hears of it")
 
 
 async def test_metric_and_doctor_tell_which_machine_has_a_link(node: SpokeNode) -> None:
@@ -425,7 +448,7 @@ async def test_one_that_is_forgotten_starts_nothing_and_its_agents_are_lost(
         assert resumed["error"]["code"] == "not_allowed"
         assert "forgotten" in resumed["error"]["detail"]
         (waits,) = await send(node, hub, repository, "exit 0")
-        await eventually(lambda: machine.log_lines("machine.cannot_reach_node"), "it is refused")
+        await eventually(lambda: machine.log_lines("machine.refused"), "it is refused")
         assert (await node.agent(waits))["status"] == "queued"
         assert node.executions(waits) == []
 
