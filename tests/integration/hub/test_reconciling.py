@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from common.agent_state import AgentStatus
 from hub.reconciling import _lost
-from hub.settlement import Settlement
+from hub.settlement import Settlement, shown_error
 from tests.integration.hub.hub_node import HubNode
 from tests.integration.hub.standin_spoke import StandinSpoke, agent_status, error
 from tests.integration.hub.test_stored import NOW_MS, PEER, Stored, new_agent, numbered_id, settled
@@ -148,6 +148,25 @@ async def test_putting_back_twice_is_once_and_takes_only_what_waited(
     assert (await stored.agents.find(waiting)).status == "queued"
     change = (await stored.feed.read("0-0"))[-2]
     assert (change.agent_id, change.status, change.reason) == (waiting, "pending", "lost")
+
+
+async def test_those_that_may_be_at_their_spokes_are_named_page_by_page(
+    valkey: Redis, valkey_blocking: Redis, key_prefix: str
+) -> None:
+    stored, ids = Stored(valkey, valkey_blocking, key_prefix), [numbered_id() for _ in range(7)]
+    await stored.outcomes(*map(new_agent, ids[:6]), new_agent(ids[6], deadline_ms=NOW_MS))
+    refused = shown_error("not_allowed", "no", retryable=False)
+    await stored.agents.record(PEER, [settled(agent_id) for agent_id in ids[:4]], NOW_MS)
+    await stored.agents.record(PEER, [settled(ids[4], "refused", error=refused)], NOW_MS)
+    await stored.outbox.expire(NOW_MS)
+    at_spoke = [(agent_id, PEER.tenant) for agent_id in ids]
+    assert await stored.agents.living("queued", "", 3) == (ids[2], at_spoke[:3])
+    assert await stored.agents.living("queued", ids[2], 3) == ("", at_spoke[3:4])
+    assert await stored.agents.living("queued", ids[1], 2) == (ids[3], at_spoke[2:4])
+    assert await stored.agents.living("queued", ids[3], 2) == ("", [])
+    assert await stored.agents.living("expired", "", 3) == ("", at_spoke[6:])
+    assert await stored.agents.living("pending", "", 3) == ("", []), "not sent yet"
+    assert await stored.agents.living("refused", "", 3) == ("", []), "never taken"
 
 
 async def test_an_event_that_repeats_the_reply_is_not_looked_up_until_its_agent_begins_anew(

@@ -201,6 +201,41 @@ async def test_a_command_that_was_put_off_comes_back_in_its_place(stored: Stored
     assert [command.attempts for command in taken.commands] == [1, 0, 0]
 
 
+async def test_a_command_waits_once_wherever_it_waits(stored: Stored) -> None:
+    first, second = new_agent(numbered_id()), new_agent(numbered_id())
+    await stored.outcomes(first, second)
+
+    async def waits() -> tuple[list[str], int, int]:
+        taken = await stored.outbox.take(PEER.tenant, NOW_MS)
+        pending = (await stored.agents.contact(PEER.tenant)).pending
+        return [command.command_id for command in taken.commands], taken.next_due_ms, pending
+
+    put_off = settled(first.agent_id, "retry", error=REFUSED, not_before_ms=NOW_MS + 500)
+    await stored.agents.record(PEER, [put_off], NOW_MS)
+    assert await waits() == ([second.agent_id], NOW_MS + 500, 2)
+    await stored.agents.record(PEER, [put_off._replace(not_before_ms=NOW_MS)], NOW_MS)
+    for _ in range(2):
+        assert await waits() == ([first.agent_id, second.agent_id], 0, 2)
+
+
+async def test_a_spawn_whose_agent_is_known_from_an_event_waits_like_any_other(stored: Stored) -> None:
+    agent_id = numbered_id()
+    running = AgentStatus.model_validate(agent_status(agent_id, "running", 3))
+    await stored.agents.record(PEER, [Settlement(agent_id, "event", agent=running)], NOW_MS)
+    (enqueued,) = await stored.outbox.enqueue([new_agent(agent_id)], NOW_MS)
+    assert (enqueued.outcome, enqueued.shown) == ("created", "running")
+    found = await stored.agents.find(agent_id)
+    assert found.delivery == {"state": "pending", "attempts": 0, "lastError": None}
+    assert (found.shown, found.status) == ("running", "running")
+    assert await stored.outcomes(new_agent(agent_id)) == ["same"]
+    assert await stored.outcomes(new_agent(agent_id, content_hash="h2")) == ["conflict"]
+    assert await stored.waiting() == [agent_id]
+    stranger = numbered_id()
+    told = Settlement(stranger, "event", agent=AgentStatus.model_validate(agent_status(stranger, "running", 3)))
+    await stored.agents.record(spoke_peer(instance="build-2"), [told], NOW_MS)
+    assert await stored.outcomes(new_agent(stranger)) == ["conflict"], "another spoke told of it"
+
+
 async def test_taking_is_bounded_by_count_and_by_size(stored: Stored) -> None:
     agents = [new_agent(numbered_id(), command=b"x" * 300_000) for _ in range(5)]
     await stored.outcomes(*agents)
@@ -312,6 +347,8 @@ async def test_a_resume_whose_answer_was_lost_counts_though_the_next_one_is_refu
     await stored.agents.record(PEER, [Settlement(agent_id, "event", agent=ended)], NOW_MS)
     for command_id in (taken, refused, taken, *(numbered_id() for _ in range(30))):
         await stored.agents.await_return(agent_id, command_id)
+    known = await stored.client.hget(stored.keys.agent(agent_id), "resume_id")
+    assert len((known or b"").split()) == 16, "those without an answer do not grow without an end"
     await stored.agents.keep_end(agent_id, refused)
     running = AgentStatus.model_validate(agent_status(agent_id, "running", 5))
     await stored.agents.record(PEER, [Settlement(agent_id, "event", agent=running)], NOW_MS)
@@ -337,7 +374,9 @@ async def test_its_former_kill_is_over_when_it_comes_back(stored: Stored) -> Non
 
 async def test_of_an_unknown_agent_nothing_is_noted(stored: Stored) -> None:
     await stored.agents.await_return(numbered_id(), numbered_id())
-    assert [key async for key in stored.client.scan_iter(f"{stored.keys.prefix}agent:*")] == []
+    (kill,) = await stored.outbox.enqueue_kills([NewKill(numbered_id(), new_id(), b"{}")])
+    assert (kill.outcome, kill.command_id, kill.shown) == ("not_found", "", "")
+    assert [key async for key in stored.client.scan_iter(f"{stored.keys.prefix}*")] == []
 
 
 async def test_the_answer_to_a_question_tells_a_new_place_but_loses_no_result(stored: Stored) -> None:
@@ -484,6 +523,36 @@ async def test_a_spoke_that_sends_too_fast_is_told_so(stored: Stored, monkeypatc
     await stored.agents.mark(mark())
 
 
+@pytest.mark.attack(64)
+async def test_envelopes_are_counted_from_the_first_one_for_a_second(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.agents.RATE_PER_S", 2)
+    key = f"{stored.keys.prefix}rate:{PEER.instance}"
+
+    async def now_ms() -> int:
+        seconds, micros = await stored.client.time()
+        return seconds * 1000 + micros // 1000
+
+    async def count_one() -> tuple[int, int]:
+        while True:  # a machine may be so slow that the count is over before it is read
+            sent = Claims.model_validate(claims(iss=PEER.instance, jti=numbered_id()))
+            await stored.agents.mark(ReplayMark.of(sent, NOW_MS))
+            since, used = await stored.client.hmget(key, ["since", "used"])
+            if since:
+                return int(since), int(used or 0)
+
+    before = await now_ms()
+    since, used = await count_one()
+    assert before <= since <= await now_ms()
+    assert used == 1
+    assert await stored.client.pttl(key) != -1, "it is not kept for ever"
+    over = await now_ms() - 1000
+    await stored.client.hset(key, mapping={"since": over, "used": 2})
+    since, used = await count_one()
+    assert (since >= over + 1000, used) == (True, 1), "that second is over"
+
+
 async def test_a_replay_mark_is_taken_once_and_expires_after_the_window(stored: Stored) -> None:
     mark = ReplayMark.of(Claims.model_validate(claims()), NOW_MS)
     assert await stored.agents.record(PEER, [], NOW_MS, mark) == []
@@ -541,6 +610,10 @@ async def test_a_page_ends_with_its_budget_and_goes_on_from_there(
     assert pages > 2
     assert found == sorted(found, reverse=True)
     assert len(found) == 31
+    # By the index with the fewest: the oldest of all is found without a look at the others.
+    for filters in (Filter(spoke="build-1", task_id="rare"), Filter(spoke="build-1", status="pending", task_id="rare")):
+        records, cursor = await stored.agents.page(filters, 100)
+        assert ([record.agent_id for record in records], cursor) == ([wanted], "")
 
 
 @pytest.mark.attack(41)
