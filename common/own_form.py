@@ -20,8 +20,7 @@ _M = TypeVar("_M", bound=BaseModel)
 def read_own_form(model: type[_M], raw: bytes) -> _M | None:
     """Return what `raw` says, or None, which says nothing against it: then it is to be read strictly."""
     try:
-        # The Python names of members are ours; on the wire they are unknown members.
-        found = model.model_validate_json(raw, by_alias=True, by_name=False)
+        found = model.model_validate_json(raw)
     except ValidationError:
         return None
     written = found.__pydantic_serializer__.to_json(found, by_alias=True, exclude_unset=True)
