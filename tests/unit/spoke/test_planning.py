@@ -12,7 +12,17 @@ from common.errors import CommandRefused, Invalid
 from common.ids import uuid7_time_ms
 from spoke.planning import Asked, Planned, Rules, plan
 from spoke.policy import LOCAL_POLICY, Policy
-from spoke.queue_terms import KillStep, KnownStep, NoStep, ResumedStep, ResumeStep, SpawnStep, StatusStep
+from spoke.queue_terms import (
+    FreezeStep,
+    KillStep,
+    KnownStep,
+    NoStep,
+    ResumedStep,
+    ResumeStep,
+    SpawnStep,
+    StatusStep,
+    ThawStep,
+)
 from tests.envelopes import NOW_S, id_of, spawn
 
 ALL = LOCAL_POLICY
@@ -45,6 +55,23 @@ def test_each_command_becomes_its_step_in_order() -> None:
 def test_a_kill_carries_its_reason_and_the_grace_that_was_asked_for() -> None:
     (each,) = planned(about("kill", reason="superseded"))
     assert each.step == KillStep(id_of(1), 10, "killed_by_peer", "superseded")
+
+
+def test_a_freeze_kills_only_where_it_says_so_and_a_thaw_is_planned_under_its_id() -> None:
+    every = Policy(commands=["freeze", "thaw"])
+    freeze = {"id": id_of(3), "command": "freeze", "reason": "leaked"}
+    steps = [
+        each.step
+        for each in planned(freeze, {**freeze, "killAgents": True}, {"id": id_of(4), "command": "thaw"}, policy=every)
+    ]
+    kill = KillStep("", 10, "killed_by_peer", "leaked")
+    assert steps == [FreezeStep(id_of(3)), FreezeStep(id_of(3), kill), ThawStep(id_of(4))]
+
+
+def test_of_the_patches_in_one_envelope_the_first_are_taken() -> None:
+    each = planned(about("diff"), about("status"), *(about("diff") for _ in range(8)))
+    assert [one.refused and one.refused.code for one in each] == [*[None] * 9, "quota_exceeded"]
+    assert [type(one.step) for one in each] == [*[StatusStep] * 9, NoStep]
 
 
 def test_what_was_refused_keeps_its_place_and_reaches_no_queue() -> None:
