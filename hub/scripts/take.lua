@@ -19,11 +19,9 @@ end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', deferred, '-inf', now, 'LIMIT', 0, 1000)) do
   redis.call('ZREM', deferred, id)
-  local kind, _, _, _, _, sequence = read(id)
-  if kind then
-    -- Without a place it came from an older hub, by a copy of the store: then it is the last.
-    redis.call('ZADD', outbox, sequence or redis.call('INCR', p .. 'sequence'), id)
-  end
+  local _, _, _, _, _, sequence = read(id)
+  -- Without a place it came from an older hub, by a copy of the store: then it is the last.
+  redis.call('ZADD', outbox, sequence or redis.call('INCR', p .. 'sequence'), id)
 end
 local commands = {}
 for _, id in ipairs(redis.call('ZRANGE', outbox, 0, count - 1)) do

@@ -19,7 +19,7 @@ from common.scripts import ScriptSet
 from hub.agents import Agents, Filter, KillWaits, NoSuchAgent, ReplayMark
 from hub.feed import Feed
 from hub.keyspace import Keyspace
-from hub.outbox import Failed, NewAgent, NewKill, Outbox
+from hub.outbox import Failed, NewAgent, NewKill, NewLatch, Outbox
 from hub.settlement import Settlement, shown_error
 from tests.envelopes import claims, spoke_peer
 from tests.integration.hub.standin_spoke import agent_status, new_id
@@ -201,6 +201,17 @@ async def test_a_command_that_was_put_off_comes_back_in_its_place(stored: Stored
     assert [command.attempts for command in taken.commands] == [1, 0, 0]
 
 
+async def test_commands_of_every_kind_go_in_the_order_in_which_they_were_taken(stored: Stored) -> None:
+    first, second, third, fourth = (numbered_id() for _ in range(4))
+    kill, freeze = new_id(), new_id()
+    await stored.outcomes(new_agent(first))
+    await stored.outbox.enqueue_kills([NewKill(first, kill, b"{}")])
+    await stored.outcomes(new_agent(second))
+    await stored.outbox.enqueue_latch(PEER.tenant, NewLatch(freeze, "freeze", b"{}", kills=False, reason=""), NOW_MS)
+    await stored.outcomes(new_agent(fourth), new_agent(third))
+    assert await stored.waiting() == [first, kill, second, freeze, fourth, third]
+
+
 async def test_a_command_waits_once_wherever_it_waits(stored: Stored) -> None:
     first, second = new_agent(numbered_id()), new_agent(numbered_id())
     await stored.outcomes(first, second)
@@ -258,6 +269,25 @@ async def test_a_failure_is_noted_on_its_commands_only(stored: Stored) -> None:
     assert (contact.failures, contact.next_attempt_ms, contact.last_error, contact.pending) == (
         3, NOW_MS + 500, error, 2,
     )  # fmt: skip
+
+
+async def test_a_failure_is_noted_on_a_freeze_and_a_kill_too(stored: Stored) -> None:
+    agent_id, latest = numbered_id(), new_id()
+    await stored.outcomes(new_agent(agent_id))
+    await stored.agents.record(PEER, [settled(agent_id)], NOW_MS)
+    await stored.outbox.enqueue_kills([NewKill(agent_id, new_id(), b"{}")])
+    for command_id, kills in ((new_id(), True), (latest, False)):
+        latch = NewLatch(command_id, "freeze", b"{}", kills, "")
+        await stored.outbox.enqueue_latch(PEER.tenant, latch, NOW_MS)
+    kill, killing, freeze = (await stored.outbox.take(PEER.tenant, NOW_MS)).commands
+    errors = [shown_error("unavailable", text, retryable=True) for text in ("a", "b", "c")]
+    for command, error in zip((kill, freeze, killing), errors, strict=True):
+        await stored.outbox.note_failure(PEER.tenant, [command], error, Failed(NOW_MS, 1, NOW_MS))
+    found, contact = await stored.agents.find(agent_id), await stored.agents.contact(PEER.tenant)
+    assert found.kill is not None
+    assert contact.freeze is not None
+    assert (found.kill["lastError"], contact.freeze["lastError"]) == (errors[0], errors[1])
+    assert found.delivery == {"state": "delivered", "attempts": 1, "lastError": None}
 
 
 # --- the read model

@@ -68,6 +68,7 @@ def test_only_the_latest_are_kept() -> None:
     told, ids = Told(most=2), [new_id() for _ in range(3)]
     for agent_id in ids:
         told.note(told.begin("one"), "t-1", [status(1, agent_id=agent_id)])
+    assert [told.has("t-1", status(1, agent_id=agent_id)) for agent_id in ids] == [False, True, True]
     told.note(told.begin("one"), "t-1", [status(2, agent_id=ids[1])])
     told.note(told.begin("one"), "t-1", [status(1, agent_id=ids[0])])
     assert [told.has("t-1", status(1, agent_id=agent_id)) for agent_id in ids] == [True, True, False]
