@@ -402,6 +402,26 @@ async def test_its_former_kill_is_over_when_it_comes_back(stored: Stored) -> Non
     assert (await stored.agents.find(agent_id)).kill is None
 
 
+@pytest.mark.parametrize("status", ["completed", "failed", "killed"])
+async def test_of_what_has_ended_nothing_is_killed(stored: Stored, status: str) -> None:
+    agent_id = numbered_id()
+    ended = AgentStatus.model_validate(agent_status(agent_id, status, 3))
+    await stored.agents.record(PEER, [Settlement(agent_id, "event", agent=ended)], NOW_MS)
+    (kill,) = await stored.outbox.enqueue_kills([NewKill(agent_id, new_id(), b"{}")])
+    assert (kill.outcome, kill.command_id, kill.shown) == ("ended", "", status)
+    assert await stored.waiting() == []
+
+
+async def test_what_was_refused_is_not_killed_but_what_expired_may_have_arrived(stored: Stored) -> None:
+    refused, expired = numbered_id(), numbered_id()
+    await stored.outcomes(new_agent(refused), new_agent(expired, deadline_ms=NOW_MS))
+    await stored.agents.record(PEER, [settled(refused, "refused", error=REFUSED)], NOW_MS)
+    await stored.outbox.expire(NOW_MS)
+    kills = await stored.outbox.enqueue_kills([NewKill(agent_id, new_id(), b"{}") for agent_id in (refused, expired)])
+    assert [(kill.outcome, kill.shown) for kill in kills] == [("ended", "refused"), ("queued", "expired")]
+    assert await stored.waiting() == [kills[1].command_id]
+
+
 async def test_of_an_unknown_agent_nothing_is_noted(stored: Stored) -> None:
     await stored.agents.await_return(numbered_id(), numbered_id())
     (kill,) = await stored.outbox.enqueue_kills([NewKill(numbered_id(), new_id(), b"{}")])

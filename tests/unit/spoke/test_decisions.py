@@ -11,12 +11,12 @@ import pytest
 import structlog
 
 from common import logs
-from common.commands import parse_commands
+from common.commands import COMMAND_NAMES, parse_commands
 from common.connection import admit
 from common.envelope import verify
 from common.errors import CommandRefused, NotAllowed
 from spoke.command_result import CommandResult, of_members, refusal
-from spoke.decisions import decisions
+from spoke.decisions import decisions, starts_something
 from spoke.router import _record
 from tests.envelopes import HUB, ME_SPOKE, NOW_S, command, id_of, sign, spawn, spoke_trust
 
@@ -62,6 +62,22 @@ def test_commands_of_one_outcome_are_one_decision() -> None:
         {"command": "freeze", "outcome": "accepted", "ids": [id_of(16)]},
         {"command": "spawn", "outcome": "quota_exceeded", "rule": "policy.queued", "ids": [id_of(17)]},
     ]
+
+
+def test_what_looks_or_stops_starts_nothing() -> None:
+    about = [{"id": id_of(3), "command": name, "agentId": id_of(1)} for name in ("status", "logs", "diff", "kill")]
+    harmless = [*about, {"id": id_of(3), "command": "freeze"}]
+    starting = [
+        spawn(),
+        {**about[0], "command": "resume"},
+        {**about[0], "command": "send", "text": "go on"},
+        {"id": id_of(3), "command": "thaw"},
+    ]
+    for each in starting:
+        assert starts_something(parse_commands([each]))
+        assert starts_something(parse_commands([*harmless, each]))
+    assert not starts_something(parse_commands(harmless))
+    assert {each["command"] for each in (*starting, *harmless)} == set(COMMAND_NAMES)
 
 
 def test_a_refusal_that_names_no_rule_has_none() -> None:
