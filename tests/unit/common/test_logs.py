@@ -97,6 +97,7 @@ def test_the_console_gets_no_escape_sequence_but_our_colours() -> None:
     assert SHOWN in stream.getvalue()
     assert f"{ESC}[31mx" not in stream.getvalue()
     assert "\u202e" not in stream.getvalue()
+    assert f"{ESC}[33m" in stream.getvalue(), "a warning stands out"
 
 
 def fail_with_secret(secret: str) -> None:
