@@ -35,6 +35,11 @@ async def check(stored: Stored) -> None:
         for shown in SHOWN:
             found, _ = await stored.agents.page(Filter(spoke=spoke, status=shown), 1000)
             assert found == [record for record in records if (record.spoke, record.shown) == (spoke, shown)]
+        found, _ = await stored.agents.page(Filter(spoke=spoke), 1000)
+        assert found == [record for record in records if record.spoke == spoke]
+    for task_id in {record.task_id for record in records}:
+        found, _ = await stored.agents.page(Filter(task_id=task_id), 1000)
+        assert found == [record for record in records if record.task_id == task_id]
     living = Counter(record.tenant for record in records if record.shown not in ENDED)
     assert +(await stored.agents.load()) == living
 
@@ -115,7 +120,9 @@ async def test_a_spawn_that_waits_in_the_store_of_an_older_hub_goes_out(stored: 
         sequence, put_off = await stored.client.hmget(record, ["sequence", "put_off"])
         await stored.client.hdel(record, "sequence", "put_off")
         pairs: list[bytes | str] = ["kind", "spawn", "agent", agent_id, "tenant", PEER.tenant, "json", "{}"]
-        pairs += ["sequence", sequence or "", "attempts", put_off or "0"]
+        pairs += ["sequence", sequence or ""]
+        if put_off:
+            pairs += ["attempts", put_off]
         await stored.client.hset(command, items=pairs)
     await make_indexes(stored.client, stored.keys, ScriptSet("hub"))
     await stored.client.delete(f"{stored.keys.prefix}indexed")

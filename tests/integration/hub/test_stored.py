@@ -20,7 +20,7 @@ from hub.agents import Agents, Filter, KillWaits, NoSuchAgent, ReplayMark
 from hub.feed import Feed
 from hub.keyspace import Keyspace
 from hub.outbox import Failed, NewAgent, NewKill, NewLatch, Outbox
-from hub.settlement import Settlement, shown_error
+from hub.settlement import Latched, Settlement, shown_error
 from tests.envelopes import claims, spoke_peer
 from tests.integration.hub.standin_spoke import agent_status, new_id
 
@@ -253,6 +253,9 @@ async def test_taking_is_bounded_by_count_and_by_size(stored: Stored) -> None:
     assert len((await stored.outbox.take(PEER.tenant, NOW_MS)).commands) == 2
     taken = await stored.outbox.take(PEER.tenant, NOW_MS, 1)
     assert (len(taken.commands), taken.left) == (1, 4)
+    await stored.outcomes(*(new_agent(numbered_id(), tenant="build-1_7", command=b"x" * 500_000) for _ in range(2)))
+    taken = await stored.outbox.take("build-1_7", NOW_MS)
+    assert (len(taken.commands), taken.left) == (1, 1)
 
 
 async def test_a_failure_is_noted_on_its_commands_only(stored: Stored) -> None:
@@ -288,6 +291,30 @@ async def test_a_failure_is_noted_on_a_freeze_and_a_kill_too(stored: Stored) -> 
     assert contact.freeze is not None
     assert (found.kill["lastError"], contact.freeze["lastError"]) == (errors[0], errors[1])
     assert found.delivery == {"state": "delivered", "attempts": 1, "lastError": None}
+
+
+async def test_a_freeze_that_kills_waits_until_it_is_answered_or_another_one_kills(stored: Stored) -> None:
+    kills, thaw, again = new_id(), new_id(), new_id()
+
+    async def latch(command_id: str, kind: str, *, kills: bool) -> None:
+        new = NewLatch(command_id, kind, b"{}", kills, "")
+        await stored.outbox.enqueue_latch(PEER.tenant, new, NOW_MS)
+
+    async def answered(command_id: str, *, frozen: bool) -> None:
+        answer = Settlement("", "delivered", command_id, latch=Latched(frozen, None))
+        await stored.agents.record(PEER, [answer], NOW_MS)
+
+    await latch(kills, "freeze", kills=True)
+    await latch(thaw, "thaw", kills=False)
+    assert await stored.waiting() == [kills, thaw]
+    await answered(thaw, frozen=False)
+    assert await stored.waiting() == [kills]
+    await latch(again, "freeze", kills=True)
+    assert await stored.waiting() == [again], "one that kills replaces the other"
+    await answered(again, frozen=True)
+    await latch(thaw, "thaw", kills=False)
+    await latch(kills, "freeze", kills=False)
+    assert await stored.waiting() == [kills]
 
 
 # --- the read model
@@ -622,6 +649,9 @@ async def test_expired_is_shown_and_a_late_sign_of_life_wins(stored: Stored) -> 
     assert await stored.outbox.expire(NOW_MS) == [agent_id]
     record = await stored.agents.find(agent_id)
     assert (record.shown, record.status, record.delivery["state"]) == ("expired", "pending", "expired")
+    change = (await stored.feed.read("0-0"))[-1]
+    assert (change.agent_id, change.spoke, change.task_id) == (agent_id, PEER.instance, "T-1")
+    assert (change.status, change.seq, change.delivery, change.reason) == ("expired", 0, "expired", "expired")
     await stored.agents.record(PEER, [settled(agent_id)], NOW_MS)
     record = await stored.agents.find(agent_id)
     assert (record.shown, record.delivery["state"]) == ("queued", "delivered")
