@@ -21,7 +21,7 @@ local function move_spawn(id)
   end
 end
 
-local ids = redis.call('ZRANGEBYLEX', p .. 'agents', after == '' and '-' or '(' .. after, '+', 'LIMIT', 0, most)
+local ids = redis.call('ZRANGEBYLEX', p .. 'agents', '(' .. after, '+', 'LIMIT', 0, most)
 for _, id in ipairs(ids) do
   local known = redis.call('HMGET', p .. 'agent:' .. id, 'spoke', 'tenant', 'shown', 'delivery')
   place(p .. 'at:' .. known[1] .. ':' .. known[3], id, 0)

@@ -4,8 +4,7 @@
 -- ARGV     what is shown of them, the id after which to begin ('' for the first), at most so many are looked at
 --
 -- Returns {the last id of this page, or '' after the last, agent id, tenant, ...}.
-local ids = redis.call('ZRANGEBYLEX', p .. 'shown:' .. ARGV[1], ARGV[2] == '' and '-' or '(' .. ARGV[2], '+',
-  'LIMIT', 0, ARGV[3])
+local ids = redis.call('ZRANGEBYLEX', p .. 'shown:' .. ARGV[1], '(' .. ARGV[2], '+', 'LIMIT', 0, ARGV[3])
 local result = {#ids == tonumber(ARGV[3]) and ids[#ids] or ''}
 for _, id in ipairs(ids) do
   local known = redis.call('HMGET', p .. 'agent:' .. id, 'tenant', 'delivery')

@@ -95,6 +95,11 @@ async def test_they_are_made_from_the_records_of_a_store_that_had_none(
     assert version == b"2"
     assert await stored.snapshot() == before
     await make_indexes(stored.client, stored.keys, ScriptSet("hub"))
+    await stored.client.delete(f"{stored.keys.prefix}living")
+    await make_indexes(stored.client, stored.keys, ScriptSet("hub"))
+    assert await stored.agents.load() == {}, "what is kept is not made again"
+    await stored.client.delete(f"{stored.keys.prefix}indexed")
+    await make_indexes(stored.client, stored.keys, ScriptSet("hub"))
     await stored.client.delete(f"{stored.keys.prefix}indexed")
     assert await stored.snapshot() == before, "made twice they are the same"
 

@@ -21,6 +21,8 @@ import pytest
 
 from common.command_line import run
 from spoke.cli.root import spoke as command_line
+from spoke.machines.registry import write_key
+from tests.envelopes import key_of
 from tests.peer import HubPeer, new_id
 from tests.spoke_node import SPOKE, Go, SpokeNode, eventually, run_in_process, tables
 
@@ -401,6 +403,14 @@ async def test_the_doctor_of_a_fresh_spoke(directory: Path) -> None:
     assert all(finding["mend"] for finding in found.values() if finding["state"] == "warn")
 
 
+async def test_the_doctor_cannot_say_of_a_machine_whether_it_has_a_link_while_the_node_is_down(directory: Path) -> None:
+    added = await spoke("--dir", directory, "machine", "add", "m1", write_key(key_of(3).public))
+    assert added.returncode == 0
+    code, found = await findings(directory)
+    assert (code, found["machine m1"]["state"]) == (0, "warn")
+    assert "cannot be asked" in found["machine m1"]["detail"]
+
+
 async def test_the_doctor_of_a_running_spoke_with_a_hub(shared: SpokeNode) -> None:
     code, found = await findings(shared)
     assert code == 1, "the tester's program is not there"
@@ -408,6 +418,7 @@ async def test_the_doctor_of_a_running_spoke_with_a_hub(shared: SpokeNode) -> No
     assert "/nonexistent/agent" in found["agents.tester"]["detail"]
     assert {found[check]["state"] for check in ("files", "node", "valkey", "disk", "git", "policy")} == {"ok"}
     text = (await shared.spoke("doctor")).stdout
+    assert len(text.splitlines()) == len(found)
     assert all(line[:4] in {"ok  ", "warn", "bad "} for line in text.splitlines())
     assert shared.token not in text
 

@@ -57,6 +57,9 @@ def test_the_largest_results_go_first_and_only_as_many_as_must() -> None:
     assert kept == [True, False, True, True]
     kept = [json.loads(item)["agent"]["result"] is not None for item in encoded_fit(results, whole - 6000)]
     assert kept == [True, False, True, False]
+    for limit, fits in ((whole, True), (whole - 1, False)):
+        kept = [json.loads(item)["agent"]["result"] is not None for item in encoded_fit(results, limit)]
+        assert kept == [True, fits, True, True]
 
 
 def test_errors_and_logs_are_never_cut() -> None:
