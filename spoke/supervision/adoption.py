@@ -2,7 +2,7 @@
 
 The lock decides who lives, a record never does: a keeper holds it from before the launch record until the ending is
 recorded or it dies. The process that the record names may keep another run by then, so nobody signals it. When nobody
-holds it and there is no ending, the run is lost: what is left of the agent is found by the token in its
+holds it and there is no ending, the run is lost: what is left of the agent is found by its mark or the token in its
 environment, killed, and the loss itself is recorded as the ending, once. Reading is safe at any time, from any process.
 """
 
@@ -35,6 +35,7 @@ from spoke.supervision.run_dir import (
     decode_keeper,
     decode_launch,
     encode_ending,
+    mark_of,
     read_file,
     write_file,
 )
@@ -42,7 +43,7 @@ from spoke.supervision.run_dir import (
 _SWEEP_LIMIT_S: Final = 10.0
 _SWEEP_PAUSE_S: Final = 0.01
 _QUIET_LOOKS: Final = 3
-"""A program shows its environment a moment after it was executed, which is when it let go of the lock."""
+"""What forks while we look may be in neither place that we look at."""
 
 
 @contextmanager
@@ -158,15 +159,14 @@ def _log_size(dir_fd: int) -> int:
 
 
 def _sweep(token: str, main: linux.Process | None, group: Cgroup | None) -> Receipt | None:
-    """SIGKILL the group, the main process, every process that carries the token, and all descendants, until none is."""
+    """SIGKILL the group, the main process, every process of the run's, and all descendants, until none is."""
     if group is not None:
         group.kill()
-    mark = f"{TOKEN_NAME}={token}".encode()
     first_at: str | None = None
     give_up_at = time.monotonic() + _SWEEP_LIMIT_S
     quiet = 0
     while quiet < _QUIET_LOOKS and time.monotonic() < give_up_at:
-        quiet = 0 if (found := _find(mark, main)) else quiet + 1
+        quiet = 0 if (found := _find(token, main)) else quiet + 1
         for process in found:
             first_at = first_at or linux.now_rfc3339()
             linux.signal_process(process, signal.SIGKILL)
@@ -178,21 +178,26 @@ def _sweep(token: str, main: linux.Process | None, group: Cgroup | None) -> Rece
     return Receipt((SignalSent("SIGKILL", first_at),), survivors=len(found))
 
 
-def _find(mark: bytes, main: linux.Process | None) -> list[linux.Process]:
-    marked = [process for process in _all_processes() if _carries(process.pid, mark)]
+def _find(token: str, main: linux.Process | None) -> list[linux.Process]:
+    variable, mark = f"{TOKEN_NAME}={token}".encode(), mark_of(token)
+    marked = [
+        process
+        for process in _living_processes()
+        if linux.mark_of(process.pid) == mark or _carries(process.pid, variable)
+    ]
     if main is not None and (stat := linux.stat_of(main.pid)) is not None:
         marked += [main] * (stat.start_ticks == main.start_ticks and stat.state != "Z")
     below = [child for process in marked for child in linux.descendants_of(process.pid)]
     return list(dict.fromkeys(marked + below))
 
 
-def _all_processes() -> Iterator[linux.Process]:
+def _living_processes() -> Iterator[linux.Process]:
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (stat := linux.stat_of(int(entry.name))) is not None:
+        if entry.name.isdigit() and (stat := linux.stat_of(int(entry.name))) is not None and stat.state not in "ZX":
             yield linux.Process(int(entry.name), stat.start_ticks)
 
 
-def _carries(pid: int, mark: bytes) -> bool:
+def _carries(pid: int, variable: bytes) -> bool:
     with suppress(OSError):  # ended, or not ours to look into
-        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return False

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from spoke.supervision import linux
-from spoke.supervision.run_dir import TOKEN_NAME, LaunchSpec, Limits
+from spoke.supervision.run_dir import TOKEN_NAME, LaunchSpec, Limits, mark_of
 
 _BEYOND_FDS: Final = 2**31 - 1
 """The kernel closes a range in one call (close_range(2)), however wide it is."""
@@ -50,9 +50,10 @@ def execute(spec: LaunchSpec, token: str, streams: Streams, home_fd: int) -> int
     `home_fd` is the caller's working directory. Raises SpawnFailed and `NoProcess`; then there is no process.
     """
     program = _Program(spec, token)
-    if streams.procs is None and not program.rlimits:
-        return _spawn(program, streams, home_fd)
-    return _fork(program, streams)
+    with linux.marking(mark_of(token)):
+        if streams.procs is None and not program.rlimits:
+            return _spawn(program, streams, home_fd)
+        return _fork(program, streams)
 
 
 class _Program:
@@ -107,7 +108,7 @@ def _spawn(program: _Program, streams: Streams, home_fd: int) -> int:
     """Have the C library spawn it; what else we have open closes at exec, as everything that Python opens does.
 
     Until then it shares what we hold, the lock of the run too: so nobody concludes that we are gone before it has
-    executed its program and carries the token in its environment.
+    executed its program.
     """
     copies = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((streams.stdin, *(streams.output,) * 2))]
     step = f"chdir {program.cwd}"

@@ -9,9 +9,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import resource
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +22,8 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_RLIMIT_LOCKS: Final = 10
+"""Of no effect since Linux 2.4, and yet inherited and shown: getrlimit(2)."""
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _ZERO: Final = ctypes.c_ulong(0)
@@ -84,6 +88,35 @@ def become_subreaper() -> None:
 def hide_memory() -> None:
     """Let no other process of our user read our memory (prctl(2) PR_SET_DUMPABLE): inherited by fork, not by exec."""
     _prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0))
+
+
+@contextmanager
+def marking(mark: int) -> Iterator[None]:
+    """Have whoever is started meanwhile, and whoever they start, carry `mark` from their first moment on.
+
+    It is a limit that limits nothing: unlike a variable it is not emptied with the environment, and `exec` hides it not
+    even for a moment. Where somebody has set that limit there is no mark.
+    """
+    try:
+        limits = resource.getrlimit(_RLIMIT_LOCKS)
+        resource.setrlimit(_RLIMIT_LOCKS, (mark, limits[1]))
+    except (OSError, ValueError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        resource.setrlimit(_RLIMIT_LOCKS, limits)
+
+
+def mark_of(pid: int) -> int | None:
+    """Return the mark of `pid`, None when it has none or has ended."""
+    with suppress(OSError):
+        for line in _read(f"/proc/{pid}/limits").splitlines():
+            if line.startswith(b"Max file locks"):
+                soft = line.split()[3]
+                return int(soft) if soft.isdigit() else None
+    return None
 
 
 def set_process_name(name: str) -> None:

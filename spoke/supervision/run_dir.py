@@ -36,8 +36,10 @@ CRASH: Final = "keeper.err"
 """Traceback of a keeper that failed; normally absent."""
 
 TOKEN_NAME: Final = "HUBSPOKE_RUN"  # noqa: S105 - the name of a variable, no password
-"""The one environment variable added to what was asked for, to find an agent whose keeper is gone."""
+"""The one environment variable added to what was asked for, to find an agent whose keeper is gone (`mark_of`, too)."""
 
+_MARKS: Final = 2**61
+"""One less is a prime, so that all of a token counts."""
 Cause = Literal["exited", "timeout", "silence", "killed", "oom", "processes", "spawn_failed", "lost"]
 _CHUNK: Final = 65536
 _CAUSES: Final = frozenset(get_args(Cause))
@@ -179,6 +181,11 @@ def decode_launch(content: bytes) -> tuple[LaunchSpec, str]:
     lists = {"argv": tuple(record["argv"]), "masks": tuple(record.get("masks", ()))}
     limits = Limits(**_known(record["limits"], Limits))
     return LaunchSpec(**{**_known(record, LaunchSpec), **lists, "limits": limits}), token
+
+
+def mark_of(token: str) -> int:
+    """Return the number that marks the processes of a run, too: far beyond anything that is meant as a limit."""
+    return _MARKS + int.from_bytes(token.encode()) % (_MARKS - 1)
 
 
 def _known(record: Mapping[str, Any], form: type[LaunchSpec | Limits]) -> dict[str, Any]:

@@ -163,6 +163,13 @@ async def test_what_a_killed_keeper_leaves_is_found_and_the_run_is_lost(
     await supervisor.kill(run_dir, 5, "too late")
 
 
+def cmdline_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 def _is_dead(pid: int) -> bool:
     stat = linux.stat_of(pid)
     return stat is None or stat.state == "Z"
@@ -196,21 +203,20 @@ async def test_settling_waits_for_whoever_holds_the_lock(supervisor: Supervisor,
 async def test_an_agent_that_emptied_its_environment_is_found(
     supervisor: Supervisor, run_dir: Path, work: Path, limits: Limits
 ) -> None:
-    script = "env -i sleep 1000 & echo out; exec env -i sh -c 'sleep 1000; :'"
+    script = "(env -i setsid sleep 1000 &); echo out; exec env -i sh -c 'sleep 1000; :'"
     await supervisor.start(run_dir, shell(script, work, limits=limits))
     await until(says(run_dir, "out"))
     keeper = keeper_of(run_dir)
-    await until(lambda: len(linux.descendants_of(keeper)) == 3)
+    sleeps = b"sleep\0" + b"1000\0"
+    await until(lambda: [cmdline_of(each.pid) for each in linux.descendants_of(keeper)].count(sleeps) == 2)
     agents = list(linux.descendants_of(keeper))
+    assert len(agents) == 3
     os.kill(keeper, signal.SIGKILL)
     ending = await supervisor.wait(run_dir)
     assert ending.cause == "lost"
-    if not limits.nofile:  # else its main process died with the keeper, and nobody knows whose the others are
-        assert ending.receipt is not None
-        assert (ending.receipt.signals[0].signal, ending.receipt.survivors) == ("SIGKILL", 0)
-        assert all(map(_is_dead, [each.pid for each in agents]))
-    for each in agents:
-        linux.signal_process(each, signal.SIGKILL)
+    assert ending.receipt is not None
+    assert (ending.receipt.signals[0].signal, ending.receipt.survivors) == ("SIGKILL", 0)
+    assert all(map(_is_dead, [each.pid for each in agents]))
 
 
 @pytest.mark.fault(27)

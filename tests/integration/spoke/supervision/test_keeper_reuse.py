@@ -24,7 +24,10 @@ from .agents import program, says, shell, until
 
 NewRun = Callable[[str], Path]
 ROOT = Path(__file__).parents[4]
-SHOW = "pwd; umask; ulimit -a; env | grep -v HUBSPOKE_RUN; ls -l /proc/self/fd | wc -l; cat /proc/self/cgroup; trap"
+SHOW = (
+    "pwd; umask; ulimit -a | grep -v locks; env | grep -v HUBSPOKE_RUN; ls -l /proc/self/fd | wc -l;"
+    " cat /proc/self/cgroup; trap"
+)
 """What a program may inherit, and nothing that differs from one process to the next."""
 
 

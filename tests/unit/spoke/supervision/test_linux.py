@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -59,3 +61,28 @@ def test_what_is_gone_is_nowhere() -> None:
     assert linux.children_of(gone.pid) == []
     assert linux.descendants_of(gone.pid) == {}
     assert not linux.signal_process(gone, signal.SIGKILL)
+
+
+def test_a_mark_outlives_an_emptied_environment_and_is_taken_off_again() -> None:
+    with linux.marking(2**61 + 1):
+        process = subprocess.Popen(["/bin/sh", "-c", "env -i sleep 1000 & echo; wait"], stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        family = [process.pid, *linux.children_of(process.pid)]
+        assert [linux.mark_of(pid) for pid in family] == [2**61 + 1] * 2
+        for pid in family:
+            os.kill(pid, signal.SIGKILL)
+    assert linux.mark_of(os.getpid()) is None
+    assert linux.mark_of(process.pid) is None
+
+
+def test_where_somebody_limits_file_locks_there_is_no_mark() -> None:
+    def limit() -> None:
+        resource.setrlimit(10, (7, 7))  # RLIMIT_LOCKS
+
+    script = (
+        "from spoke.supervision import linux; import os\nwith linux.marking(2**61): print(linux.mark_of(os.getpid()))"
+    )
+    done = subprocess.run((sys.executable, "-c", script), check=True, capture_output=True, preexec_fn=limit)
+    assert done.stdout == b"7\n"

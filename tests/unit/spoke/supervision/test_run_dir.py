@@ -24,6 +24,7 @@ from spoke.supervision.run_dir import (
     encode_keeper,
     encode_kill,
     encode_launch,
+    mark_of,
     note_agent,
     read_file,
     write_file,
@@ -121,6 +122,13 @@ def test_an_agent_is_noted_in_place_whole_or_half(tmp_path: Path) -> None:
     note_agent(noted, dir_fd)
     os.close(dir_fd)
     assert (tmp_path / "keeper.json").read_bytes() == after
+
+
+def test_all_of_a_token_counts_for_its_mark() -> None:
+    tokens = ["0" * place + "1" + "0" * (31 - place) for place in range(32)] + ["0" * 32, ""]
+    marks = {mark_of(token) for token in tokens}
+    assert len(marks) == len(tokens)
+    assert 2**61 <= min(marks) <= max(marks) < 2**62
 
 
 def test_kill_round_trip_and_bound() -> None:
