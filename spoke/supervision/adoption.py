@@ -146,7 +146,7 @@ def _lost(dir_fd: int) -> Ending:
 
 def _main_of(record: KeeperRecord | None) -> linux.Process | None:
     """Return the agent's main process as its keeper noted it, None when it did not, or in another boot."""
-    if record is None or not record.agent_start_ticks or record.boot != linux.boot_id():
+    if record is None or not record.agent_start_ticks or record.boot is None or record.boot != linux.boot_id():
         return None
     return linux.Process(record.agent_pid, record.agent_start_ticks)
 

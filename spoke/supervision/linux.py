@@ -125,9 +125,15 @@ def set_process_name(name: str) -> None:
 
 
 @functools.cache
-def boot_id() -> str:
-    """Return what names this boot of the machine: a process named in another one is nobody any more."""
-    return _read("/proc/sys/kernel/random/boot_id").decode().strip()
+def boot_id() -> str | None:
+    """Return what names this boot of the machine: a process named in another one is nobody any more.
+
+    None where it does not say so, as in a /proc that shows processes only (systemd's ProcSubset=pid).
+    """
+    try:
+        return _read("/proc/sys/kernel/random/boot_id").decode().strip()
+    except OSError:
+        return None
 
 
 def this_process() -> Process:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,8 @@ from spoke.supervision.run_dir import LaunchSpec, Limits, RunState
 from spoke.supervision.supervisor import LaunchFailed, LaunchRefused, NeverStarted, Supervisor
 
 from .agents import PATH, program, python, says, shell, until
+
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,21 @@ async def test_agent_starts_with_a_clean_slate(supervisor: Supervisor, run_dir: 
     assert {int(status[name], 16) & ~glibc_only for name in ("SigBlk", "SigIgn", "SigCgt")} == {0}
     pgrp, session = lines[-1].rpartition(")")[2].split()[2:4]
     assert pgrp == session
+
+
+def test_a_proc_that_shows_nothing_but_processes_will_do(
+    run_dir: Path, work: Path, nursery_env: dict[str, str]
+) -> None:
+    bare = ("unshare", "--mount", "sh", "-c", 'mount -t proc -o subset=pid proc /proc && exec "$@"', "sh")
+    if subprocess.run((*bare, "true"), check=False, capture_output=True).returncode != 0:
+        pytest.skip("nobody may mount a /proc of his own here")
+    starter = (sys.executable, "-m", f"{__package__}.starter", str(run_dir), str(work), "60", "test ! -e /proc/sys")
+    env = {**os.environ, "NURSERY_ENV": json.dumps(nursery_env)}
+    with subprocess.Popen((*bare, *starter), cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as spoke:
+        assert spoke.stdout is not None
+        said = [spoke.stdout.readline(), spoke.stdout.readline()]
+        spoke.kill()
+    assert said == ["starting\n", "started\n"]
 
 
 @pytest.mark.parametrize("limits", [Limits(), Limits(nofile=100)], ids=["spawned", "forked"])
