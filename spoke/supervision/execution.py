@@ -67,12 +67,17 @@ class _Program:
         self._candidates = _candidates(spec.argv[0], spec.env)
 
     def attempt(self, execute: Callable[[str], int]) -> int:
-        """Try where it may lie, one after the other; raises the OSError of one that is there, if there is one."""
+        """Try where it may lie, one after the other; raises the OSError of one that is there, if there is one.
+
+        And none further when there is no room for a process.
+        """
         refused: OSError | None = None
         for path in self._candidates:
             try:
                 return execute(path)
             except OSError as error:
+                if error.errno in _NO_ROOM:
+                    raise  # it says nothing of this place: the next one may hold another program
                 if refused is None or isinstance(refused, _ABSENT):
                     refused = error
         raise refused or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import resource
@@ -11,10 +12,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spoke.supervision import linux
+from spoke.supervision.execution import NoProcess, Streams, execute
 from spoke.supervision.run_dir import KEEPER, Limits, RunState, decode_keeper
 from spoke.supervision.supervisor import LaunchFailed, Supervisor
 
@@ -72,6 +75,29 @@ async def test_a_program_is_looked_for_as_a_shell_does(supervisor: Supervisor, n
         await supervisor.start(run_dir, program(("tool",), work, env=env, limits=limits))
         assert (await supervisor.wait(run_dir)).exit_code == 0
         assert (run_dir / "log").read_text() == "the one that may be executed\n"
+
+
+def test_no_other_program_is_executed_because_there_was_no_room_for_a_moment(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel refuses a process when it is asked, and may have one a moment later."""
+    tried: list[str] = []
+    spawn = os.posix_spawn
+
+    def crowded(path: str, *args: Any, **options: Any) -> int:
+        tried.append(path)
+        if len(tried) == 1:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return spawn(path, *args, **options)
+
+    monkeypatch.setattr(os, "posix_spawn", crowded)
+    home_fd = os.open(".", os.O_PATH)
+    with open(os.devnull, "r+b") as null:  # noqa: PTH123 - a device
+        spec = program(("true",), work, env={"PATH": "/usr/local/none:/usr/bin:/bin"})
+        with pytest.raises(NoProcess):
+            execute(spec, "token", Streams(null.fileno(), null.fileno()), home_fd)
+    os.close(home_fd)
+    assert tried == ["/usr/local/none/true"]
 
 
 async def test_a_relative_program_is_that_of_the_working_directory(
