@@ -114,7 +114,7 @@ def keep(fds: KeeperFds, home_fd: int) -> Kept:
     try:
         is_as_new = _keep_agent(fds)
     except NoProcess as error:
-        os.write(fds.status, f"fork: {error}".encode())  # nothing was executed: there may be room for it later
+        _give_up(fds, f"fork: {error}")
         return Kept.SPENT
     except Exception:
         write_file(CRASH, traceback.format_exc().encode(errors="replace"), fds.run, durable=False)
@@ -164,6 +164,14 @@ def _write_identity(run_fd: int, identity: KeeperRecord) -> None:
 def _identity(started_at: str) -> KeeperRecord:
     me = linux.this_process()
     return KeeperRecord(me.pid, me.start_ticks, started_at, linux.boot_id())
+
+
+def _give_up(fds: KeeperFds, reason: str) -> None:
+    """Say why nothing was executed, to the starter and to whoever asks later: there may be room for it by then."""
+    with suppress(OSError):  # who finds no ending knows as much, but for the reason
+        write_file(EXIT, encode_ending(Ending("lost", linux.now_rfc3339(), detail=reason)), fds.run, durable=True)
+    with suppress(BrokenPipeError):
+        os.write(fds.status, reason.encode())
 
 
 def _tell_starter(fds: KeeperFds, status: bytes) -> None:

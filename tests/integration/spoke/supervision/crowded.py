@@ -12,7 +12,7 @@ from pathlib import Path
 
 from spoke.supervision import adoption, linux
 from spoke.supervision.keeper import KeeperFds, keep, prepare
-from spoke.supervision.run_dir import EXIT, LAUNCH, Limits, encode_launch, read_file
+from spoke.supervision.run_dir import LAUNCH, Limits, encode_launch
 
 from .agents import program
 
@@ -42,7 +42,9 @@ def main(run_dir: Path, nofile: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
         kept = keep(KeeperFds(run_fd, lock_fd, control.fileno(), keeper_status_fd, os.dup(status_fd)), run_fd)
         said = os.read(status_fd, 4096).decode()
-        sys.stdout.write(f"{said}\n{kept.name}\n{linux.own_children()}\n{read_file(EXIT, run_fd)!r}\n")
+        ending = adoption.read_ending(run_fd)
+        assert ending is not None
+        sys.stdout.write(f"{said}\n{kept.name}\n{linux.own_children()}\n{ending.cause}: {ending.detail}\n")
 
 
 if __name__ == "__main__":
