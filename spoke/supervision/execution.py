@@ -116,13 +116,16 @@ def _spawn(program: _Program, streams: Streams, home_fd: int) -> int:
     executed its program.
     """
     copies = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((streams.stdin, *(streams.output,) * 2))]
+
+    def spawn(path: str) -> int:
+        os.stat(path)  # noqa: PTH116 - what is not there costs no process, and little else
+        return os.posix_spawn(path, program.argv, program.env, file_actions=copies, setsid=True)
+
     step = f"chdir {program.cwd}"
     try:
         os.chdir(program.cwd)
         step = f"exec {program.argv[0]}"
-        return program.attempt(
-            lambda path: os.posix_spawn(path, program.argv, program.env, file_actions=copies, setsid=True)
-        )
+        return program.attempt(spawn)
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise NoProcess(error.strerror) from error

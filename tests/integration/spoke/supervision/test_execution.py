@@ -94,11 +94,12 @@ def test_no_other_program_is_executed_because_there_was_no_room_for_a_moment(
     monkeypatch.setattr(os, "posix_spawn", crowded)
     home_fd = os.open(".", os.O_PATH)
     with open(os.devnull, "r+b") as null:  # noqa: PTH123 - a device
-        spec = program(("true",), work, env={"PATH": "/usr/local/none:/usr/bin:/bin"})
+        (work / "true").touch(0o755)
+        spec = program(("true",), work, env={"PATH": f"/usr/local/none:{work}:/usr/bin:/bin"})
         with pytest.raises(NoProcess):
             execute(spec, "token", Streams(null.fileno(), null.fileno()), home_fd)
     os.close(home_fd)
-    assert tried == ["/usr/local/none/true"]
+    assert tried == [f"{work}/true"], "neither further, nor where there is nothing"
 
 
 async def test_a_relative_program_is_that_of_the_working_directory(
