@@ -49,6 +49,19 @@ async def test_an_agent_with_limits_sees_what_one_without_sees(
     assert len(said[0]) > 20
 
 
+@pytest.mark.parametrize("limits", [Limits(), Limits(nofile=100)], ids=["spawned", "forked"])
+async def test_an_agent_leads_a_session_and_a_group_of_its_own(
+    supervisor: Supervisor, run_dir: Path, work: Path, limits: Limits
+) -> None:
+    """Not its keeper's: what it sends to its group must not end who keeps it."""
+    await supervisor.start(run_dir, shell("cat /proc/$$/stat; kill -KILL 0", work, limits=limits))
+    ending = await supervisor.wait(run_dir)
+    assert (ending.cause, ending.signal) == ("exited", "SIGKILL")
+    [stat] = (run_dir / "log").read_text().splitlines()
+    pid, _, rest = stat.partition(" (")
+    assert rest.rpartition(")")[2].split()[2:5] == [pid, pid, "0"], "group, session, no terminal"
+
+
 def _without_glibcs(line: str) -> str:
     name, _, mask = line.partition(":\t")
     return f"{name} {int(mask, 16) & ~GLIBC_ONLY}" if name == "SigIgn" else line
