@@ -133,7 +133,7 @@ def _lost(dir_fd: int) -> Ending:
         receipt, detail = None, "the keeper is gone and the launch record is damaged"
     else:
         group = None if spec.cgroup is None else Cgroup(Path(spec.cgroup))
-        receipt, detail = _sweep(token, _main_of(record), group), "the keeper is gone and left no ending"
+        receipt, detail = _sweep(token, group), "the keeper is gone and left no ending"
     return Ending(
         cause="lost",
         finished_at=linux.now_rfc3339(),
@@ -144,13 +144,6 @@ def _lost(dir_fd: int) -> Ending:
     )
 
 
-def _main_of(record: KeeperRecord | None) -> linux.Process | None:
-    """Return the agent's main process as its keeper noted it, None when it did not, or in another boot."""
-    if record is None or not record.agent_start_ticks or record.boot is None or record.boot != linux.boot_id():
-        return None
-    return linux.Process(record.agent_pid, record.agent_start_ticks)
-
-
 def _log_size(dir_fd: int) -> int:
     try:
         return os.stat(LOG, dir_fd=dir_fd, follow_symlinks=False).st_size
@@ -158,15 +151,15 @@ def _log_size(dir_fd: int) -> int:
         return 0
 
 
-def _sweep(token: str, main: linux.Process | None, group: Cgroup | None) -> Receipt | None:
-    """SIGKILL the group, the main process, every process of the run's, and all descendants, until none is."""
+def _sweep(token: str, group: Cgroup | None) -> Receipt | None:
+    """SIGKILL the group, every process of the run's, and all descendants, until none is left."""
     if group is not None:
         group.kill()
     first_at: str | None = None
     give_up_at = time.monotonic() + _SWEEP_LIMIT_S
     quiet = 0
     while quiet < _QUIET_LOOKS and time.monotonic() < give_up_at:
-        quiet = 0 if (found := _find(token, main)) else quiet + 1
+        quiet = 0 if (found := _find(token)) else quiet + 1
         for process in found:
             first_at = first_at or linux.now_rfc3339()
             linux.signal_process(process, signal.SIGKILL)
@@ -178,15 +171,13 @@ def _sweep(token: str, main: linux.Process | None, group: Cgroup | None) -> Rece
     return Receipt((SignalSent("SIGKILL", first_at),), survivors=len(found))
 
 
-def _find(token: str, main: linux.Process | None) -> list[linux.Process]:
+def _find(token: str) -> list[linux.Process]:
     variable, mark = f"{TOKEN_NAME}={token}".encode(), mark_of(token)
     marked = [
         process
         for process in _living_processes()
         if linux.mark_of(process.pid) == mark or _carries(process.pid, variable)
     ]
-    if main is not None and (stat := linux.stat_of(main.pid)) is not None:
-        marked += [main] * (stat.start_ticks == main.start_ticks and stat.state != "Z")
     below = [child for process in marked for child in linux.descendants_of(process.pid)]
     return list(dict.fromkeys(marked + below))
 

@@ -40,12 +40,6 @@ class AgentProcess:
         self._main_reaped = False
         self.main_end: MainEnd | None = None
 
-    @property
-    def main(self) -> linux.Process:
-        """The main process: until all is over it is there, if only as a zombie."""
-        stat = linux.stat_of(self._pid)
-        return linux.Process(self._pid, 0 if stat is None else stat.start_ticks)
-
     def reap(self) -> None:
         """Note the end of the main process and reap every other child that has ended."""
         if self.main_end is None:

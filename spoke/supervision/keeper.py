@@ -45,7 +45,6 @@ from spoke.supervision.run_dir import (
     encode_ending,
     encode_keeper,
     encode_launch,
-    note_agent,
     read_file,
     write_file,
 )
@@ -131,9 +130,8 @@ def _keep_agent(fds: KeeperFds) -> bool:
     """Say whether nothing unusual happened and nothing is left."""
     spec, token = decode_launch(read_file(LAUNCH, fds.run) or b"")
     started_at = linux.now_rfc3339()
-    identity = _identity(started_at)
     try:
-        _write_identity(fds.run, identity)
+        _write_identity(fds.run, started_at)
         keeper = Keeper(spec, token, fds, started_at)
     except SpawnFailed as failure:
         ending = Ending("spawn_failed", linux.now_rfc3339(), started_at=started_at, detail=str(failure))
@@ -141,7 +139,6 @@ def _keep_agent(fds: KeeperFds) -> bool:
         _tell_starter(fds, STATUS_ENDED)
         return False
     _tell_starter(fds, STATUS_RUNNING)
-    keeper.sign(identity)
     ending = keeper.run()
     _write_ending(fds.run, ending)
     return keeper.retire() and _is_usual(spec, ending)
@@ -153,17 +150,17 @@ def _is_usual(spec: LaunchSpec, ending: Ending) -> bool:
     return nothing_special and not spec.stream and ending.log_dropped == 0
 
 
-def _write_identity(run_fd: int, identity: KeeperRecord) -> None:
+def _write_identity(run_fd: int, started_at: str) -> None:
     """Write who keeps this agent, before there is one: no agent whose keeper cannot be found (fault 7)."""
     try:
-        write_file(KEEPER, encode_keeper(identity), run_fd, durable=False)
+        write_file(KEEPER, encode_keeper(_identity(started_at)), run_fd, durable=False)
     except OSError as error:
         raise SpawnFailed(f"{KEEPER}: {error.strerror}") from error
 
 
 def _identity(started_at: str) -> KeeperRecord:
     me = linux.this_process()
-    return KeeperRecord(me.pid, me.start_ticks, started_at, linux.boot_id())
+    return KeeperRecord(me.pid, me.start_ticks, started_at)
 
 
 def _give_up(fds: KeeperFds, reason: str) -> None:
@@ -251,13 +248,6 @@ class Keeper:
 
     def _on_sigterm(self, *_: object) -> None:
         self._terminated = True
-
-    def sign(self, identity: KeeperRecord) -> None:
-        """Note who the agent is, for whoever comes when we are gone; a disk that refuses takes nothing from it."""
-        agent = self._agent.main
-        noted = replace(identity, agent_pid=agent.pid, agent_start_ticks=agent.start_ticks)
-        with suppress(OSError):
-            note_agent(noted, self._run_fd)
 
     def retire(self) -> bool:
         """Give back what `run` does not; says whether nothing of the agent is left and nobody asked us to end."""

@@ -7,7 +7,6 @@ a stranger who inherited an id is never signalled (fault 27). Standard library o
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 import resource
 import signal
@@ -122,18 +121,6 @@ def mark_of(pid: int) -> int | None:
 def set_process_name(name: str) -> None:
     """Show `name` (at most 15 bytes) in ps and top."""
     _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
-
-
-@functools.cache
-def boot_id() -> str | None:
-    """Return what names this boot of the machine: a process named in another one is nobody any more.
-
-    None where it does not say so, as in a /proc that shows processes only (systemd's ProcSubset=pid).
-    """
-    try:
-        return _read("/proc/sys/kernel/random/boot_id").decode().strip()
-    except OSError:
-        return None
 
 
 def this_process() -> Process:

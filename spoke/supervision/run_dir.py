@@ -131,17 +131,11 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class KeeperRecord:
-    """Which process keeps the agent: a process id counts only together with its start time, and for one boot.
-
-    `agent_pid` is the agent's main process, 0 until it was noted.
-    """
+    """Which process keeps the agent: a process id counts only together with its start time."""
 
     pid: int
     start_ticks: int
     started_at: str
-    boot: str | None = None
-    agent_pid: int = 0
-    agent_start_ticks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,15 +188,8 @@ def _known(record: Mapping[str, Any], form: type[LaunchSpec | Limits]) -> dict[s
 
 
 def encode_keeper(keeper: KeeperRecord) -> bytes:
-    """Return `keeper.json`, of the same length whatever the agent: so it can be noted in place, half done or not."""
-    record = {
-        "pid": keeper.pid,
-        "startTicks": keeper.start_ticks,
-        "startedAt": keeper.started_at,
-        "boot": keeper.boot,
-        "agentPid": f"{keeper.agent_pid:010}",
-        "agentStartTicks": f"{keeper.agent_start_ticks:020}",
-    }
+    """Return `keeper.json`."""
+    record = {"pid": keeper.pid, "startTicks": keeper.start_ticks, "startedAt": keeper.started_at}
     return json.dumps(record).encode()
 
 
@@ -210,25 +197,9 @@ def decode_keeper(content: bytes) -> KeeperRecord | None:
     """Return the keeper's identity, None for anything that is not one."""
     try:
         record = json.loads(content)
-        return KeeperRecord(
-            pid=int(record["pid"]),
-            start_ticks=int(record["startTicks"]),
-            started_at=str(record["startedAt"]),
-            boot=record.get("boot"),
-            agent_pid=int(record.get("agentPid", 0)),
-            agent_start_ticks=int(record.get("agentStartTicks", 0)),
-        )
+        return KeeperRecord(int(record["pid"]), int(record["startTicks"]), str(record["startedAt"]))
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def note_agent(keeper: KeeperRecord, dir_fd: int) -> None:
-    """Note in `keeper.json`, which is there, who the agent is; raises OSError."""
-    fd = os.open(KEEPER, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-    try:
-        os.pwrite(fd, encode_keeper(keeper), 0)
-    finally:
-        os.close(fd)
 
 
 INPUT_ADDED: Final = b'{"input": true}\n'

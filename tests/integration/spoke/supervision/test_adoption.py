@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -217,25 +216,6 @@ async def test_an_agent_that_emptied_its_environment_is_found(
     assert ending.receipt is not None
     assert (ending.receipt.signals[0].signal, ending.receipt.survivors) == ("SIGKILL", 0)
     assert all(map(_is_dead, [each.pid for each in agents]))
-
-
-@pytest.mark.fault(27)
-def test_a_main_process_of_another_boot_is_a_stranger(run_dir: Path, work: Path) -> None:
-    (run_dir / LAUNCH).write_bytes(encode_launch(shell("true", work), "t" * 32))
-    stranger = subprocess.Popen(("sleep", "1000"))
-    stat = linux.stat_of(stranger.pid)
-    assert stat is not None
-    record = KeeperRecord(1, 1, "2026-11-01T00:00:00.000Z", "another", stranger.pid, stat.start_ticks)
-    (run_dir / KEEPER).write_bytes(encode_keeper(record))
-    with adoption.opened(run_dir) as dir_fd:
-        ending = adoption.settle_lost(dir_fd)
-    assert ending is not None
-    assert (ending.cause, ending.receipt, stranger.poll()) == ("lost", None, None)
-    (run_dir / EXIT).unlink()
-    (run_dir / KEEPER).write_bytes(encode_keeper(replace(record, boot=linux.boot_id())))
-    with adoption.opened(run_dir) as dir_fd:
-        ending = adoption.settle_lost(dir_fd)
-    assert stranger.wait(10) == -signal.SIGKILL, "or the first half proves nothing"
 
 
 @pytest.mark.parametrize("exit_content", [None, b"", b"{}", b'{"cause": "won"}', b"[1]", b"\xff"])

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,8 +22,6 @@ from spoke.supervision.run_dir import (
     encode_keeper,
     encode_kill,
     encode_launch,
-    mark_of,
-    note_agent,
     read_file,
     write_file,
 )
@@ -104,31 +100,6 @@ def test_what_is_no_record_is_none(content: bytes) -> None:
 def test_keeper_round_trip() -> None:
     keeper = KeeperRecord(12, 34, AT)
     assert decode_keeper(encode_keeper(keeper)) == keeper
-
-
-def test_an_agent_is_noted_in_place_whole_or_half(tmp_path: Path) -> None:
-    keeper = KeeperRecord(12, 34, AT, "boot")
-    noted = replace(keeper, agent_pid=2**22, agent_start_ticks=2**63)
-    before, after = encode_keeper(keeper), encode_keeper(noted)
-    halves = [after[:cut] + before[cut:] for cut in range(len(after) + 1)]
-    assert len({len(half) for half in halves}) == 1
-    for half in halves:
-        decoded = decode_keeper(half)
-        assert decoded is not None
-        assert replace(decoded, agent_pid=0, agent_start_ticks=0) == keeper
-        assert decoded == noted or (decoded.agent_pid, decoded.agent_start_ticks) != (2**22, 2**63)
-    (tmp_path / "keeper.json").write_bytes(before)
-    dir_fd = os.open(tmp_path, os.O_RDONLY)
-    note_agent(noted, dir_fd)
-    os.close(dir_fd)
-    assert (tmp_path / "keeper.json").read_bytes() == after
-
-
-def test_all_of_a_token_counts_for_its_mark() -> None:
-    tokens = ["0" * place + "1" + "0" * (31 - place) for place in range(32)] + ["0" * 32, ""]
-    marks = {mark_of(token) for token in tokens}
-    assert len(marks) == len(tokens)
-    assert 2**61 <= min(marks) <= max(marks) < 2**62
 
 
 def test_kill_round_trip_and_bound() -> None:
