@@ -448,7 +448,7 @@ async def test_one_that_is_forgotten_starts_nothing_and_its_agents_are_lost(
         assert resumed["error"]["code"] == "not_allowed"
         assert "forgotten" in resumed["error"]["detail"]
         (waits,) = await send(node, hub, repository, "exit 0")
-        await eventually(lambda: machine.log_lines("machine.refused"), "it is refused")
+        await eventually(lambda: machine.log_lines("machine.cannot_reach_node"), "it is refused")
         assert (await node.agent(waits))["status"] == "queued"
         assert node.executions(waits) == []
 
