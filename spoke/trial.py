@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +27,8 @@ from spoke.git import Git
 from spoke.launching import Launcher, Start
 from spoke.profiles import AgentConfig
 from spoke.runs import Run, Runs
-from spoke.supervision.supervisor import Supervisor
+from spoke.supervision.run_dir import Ending, LaunchSpec
+from spoke.supervision.supervisor import LaunchFailed, NeverStarted, Supervisor
 from spoke.workspace import Workspaces
 
 _TENANT: Final = "trial"
@@ -33,6 +36,7 @@ _BRANCH: Final = "main"
 _GIT_TIMEOUT_S: Final = 30
 _LOG_MIB: Final = 1
 _TAIL_BYTES: Final = 2048
+_GRACE_S: Final = 2.0
 _FILES: Final = {
     "README.md": "# A scratch repository\n\nMade by `spoke profile test`; TODO: nothing.\n",
     "src/hello.py": 'print("hello")\n',
@@ -52,7 +56,12 @@ class Trial:
     environment: Mapping[str, str]
 
     async def run(self) -> dict[str, Any]:
-        """Run the agent to its end and return facts about it; raises `LaunchFailed`, `WorkspaceFailed`, `GitFailed`."""
+        """Run the agent to its end and return facts about it; raises `LaunchFailed`, `WorkspaceFailed`, `GitFailed`.
+
+        Whoever interrupts it, or closes the terminal, ends the agent as well.
+        """
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(signum, os.kill, os.getpid(), signal.SIGINT)
         with tempfile.TemporaryDirectory(prefix="hubspoke-trial-", ignore_cleanup_errors=True) as scratch:
             git = Git(self.environment)
             origin = Path(scratch) / "origin"
@@ -74,8 +83,7 @@ class Trial:
         repository = parse_repository(spawn.context.repository)
         workspace = await workspaces.prepare(ref.tenant, ref.agent_id, repository, _BRANCH)
         run = runs.run(ref, 1)
-        await supervisor.start(run.directory, launcher.prepare(run, workspace, spawn, Start(1)))
-        ending = await supervisor.wait(run.directory)
+        ending = await _run_to_its_end(supervisor, run.directory, launcher.prepare(run, workspace, spawn, Start(1)))
         changes = await workspaces.collect(workspace)
         outcome = await asyncio.to_thread(conclude, run, ending, launcher, self.agent_type, changes)
         verdict, result = outcome.verdict, outcome.result
@@ -97,6 +105,20 @@ class Trial:
             "logTail": log["data"],
             "saw": _rendered(run),
         }
+
+
+async def _run_to_its_end(supervisor: Supervisor, run_dir: Path, spec: LaunchSpec) -> Ending:
+    """Return how it ended; when this is cancelled or the start fails, nothing of it is left either."""
+    starting = asyncio.ensure_future(supervisor.start(run_dir, spec))
+    try:
+        await asyncio.shield(starting)
+        return await supervisor.wait(run_dir)
+    except (asyncio.CancelledError, LaunchFailed):
+        await asyncio.wait([starting])  # half a start would be an agent that nobody ends
+        await supervisor.kill(run_dir, _GRACE_S, "interrupted")
+        with suppress(NeverStarted):
+            await supervisor.wait(run_dir)
+        raise
 
 
 def _rendered(run: Run) -> str:

@@ -24,7 +24,7 @@ from spoke.cli.root import spoke as command_line
 from spoke.machines.registry import write_key
 from tests.envelopes import key_of
 from tests.peer import HubPeer, new_id
-from tests.spoke_node import SPOKE, Go, SpokeNode, eventually, run_in_process, tables
+from tests.spoke_node import SPOKE, Go, SpokeNode, eventually, is_alive, run_in_process, tables
 
 Done = subprocess.CompletedProcess[str]
 AN_ID = "01a2039d-bb00-7000-8000-000000000001"  # of no agent; a fixed one, as the names of cases must not change
@@ -546,6 +546,29 @@ async def test_the_doctor_looks_for_the_program_that_knows_credentials(directory
     helper.chmod(0o755)
     _, found = await findings(directory)
     assert found["push.worker"]["state"] == "ok"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_an_interrupted_trial_leaves_no_agent(directory: Path, tmp_path: Path, signum: signal.Signals) -> None:
+    head = (directory / "spoke.toml").read_text().partition("[valkey]")[0]
+    started, scratch = tmp_path / "started", tmp_path / "scratch"
+    scratch.mkdir()
+    command = ["sh", "-c", f"echo $$ > {started}.new; mv {started}.new {started}; sleep 1000; :"]
+    (directory / "spoke.toml").write_text(
+        head + tables(**{"agents.worker": {"profile": "command", "command": command}})
+    )
+    trial = await asyncio.create_subprocess_exec(
+        *(SPOKE, "--dir", directory, "profile", "test", "command"),
+        env={**os.environ, "TMPDIR": str(scratch)},
+        stderr=subprocess.PIPE,
+    )
+    await eventually(started.exists, "the agent runs")
+    pid = int(started.read_text())
+    trial.send_signal(signum)
+    _, stderr = await trial.communicate()
+    assert (trial.returncode, stderr.strip()) == (130, b"")
+    await eventually(lambda: not is_alive(pid), "the agent was ended")
+    assert list(scratch.iterdir()) == []
 
 
 async def test_a_profile_that_does_not_work(directory: Path) -> None:
