@@ -13,9 +13,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, NoReturn
 
 from spoke.supervision import linux
@@ -198,15 +196,6 @@ def ignore_nothing() -> None:
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, take_note)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def leave_nothing_open() -> None:
-    """Have everything but standard input and output close at exec, whoever opened it."""
-    for entry in Path("/proc/self/fd").iterdir():
-        fd = int(entry.name)
-        if fd > 2:  # noqa: PLR2004 - standard error
-            with suppress(OSError):  # the descriptor of the listing itself
-                os.set_inheritable(fd, False)
 
 
 def take_note(*_: object) -> None:

@@ -18,7 +18,7 @@ import socket
 from typing import Final
 
 from spoke.supervision import linux
-from spoke.supervision.execution import ignore_nothing, leave_nothing_open, take_note
+from spoke.supervision.execution import ignore_nothing, take_note
 from spoke.supervision.keeper import KeeperFds, Kept, keep, prepare, rehearse
 
 REQUEST: Final = b"start"
@@ -139,7 +139,6 @@ def main(socket_fd: int) -> int:
     for signum in (signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, take_note)
     ignore_nothing()
-    leave_nothing_open()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended keepers are reaped by the kernel
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # of nobody here, agents included: a core is full of secrets
     for _ in range(_REHEARSALS):
