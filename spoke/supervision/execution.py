@@ -22,15 +22,16 @@ from spoke.supervision.run_dir import TOKEN_NAME, LaunchSpec, Limits, mark_of
 _BEYOND_FDS: Final = 2**31 - 1
 """The kernel closes a range in one call (close_range(2)), however wide it is."""
 _ABSENT: Final = (FileNotFoundError, NotADirectoryError)
-_NO_ROOM: Final = frozenset({errno.EAGAIN, errno.ENOMEM})
+NO_ROOM: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
+"""What may be over soon, and says nothing of the program."""
 
 
 class SpawnFailed(Exception):
     """The agent's program could not be executed; the message says at which step and why."""
 
 
-class NoProcess(Exception):
-    """There is no room for one more process now; nothing was executed."""
+class NoRoom(Exception):
+    """There is no room now, for one more process or on the disk; nothing was executed. The message says for what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Streams:
 def execute(spec: LaunchSpec, token: str, streams: Streams, home_fd: int) -> int:
     """Execute `spec`, its processes marked with `token`, and return its process id once its program was executed.
 
-    `home_fd` is the caller's working directory. Raises SpawnFailed and `NoProcess`; then there is no process.
+    `home_fd` is the caller's working directory. Raises SpawnFailed and `NoRoom`; then there is no process.
     """
     program = _Program(spec, token)
     with linux.marking(mark_of(token)):
@@ -74,7 +75,7 @@ class _Program:
             try:
                 return execute(path)
             except OSError as error:
-                if error.errno in _NO_ROOM:
+                if error.errno in NO_ROOM:
                     raise  # it says nothing of this place: the next one may hold another program
                 if refused is None or isinstance(refused, _ABSENT):
                     refused = error
@@ -125,8 +126,8 @@ def _spawn(program: _Program, streams: Streams, home_fd: int) -> int:
         step = f"exec {program.argv[0]}"
         return program.attempt(spawn)
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise NoProcess(error.strerror) from error
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise NoRoom(f"fork: {error.strerror}") from error
         raise SpawnFailed(f"{step}: {_reason(error)}") from error
     finally:
         os.fchdir(home_fd)
@@ -140,7 +141,7 @@ def _fork(program: _Program, streams: Streams) -> int:
     except OSError as error:
         os.close(failure_fd)
         os.close(theirs)
-        raise NoProcess(error.strerror) from error
+        raise NoRoom(f"fork: {error.strerror}") from error
     if pid == 0:
         _become_agent(program, streams, theirs, keeper)
     os.close(theirs)

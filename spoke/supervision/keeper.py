@@ -24,7 +24,7 @@ from spoke.supervision.agent_process import AgentProcess, MainEnd
 from spoke.supervision.allowance import Allowance
 from spoke.supervision.conversation import Conversation
 from spoke.supervision.course import Action, Course
-from spoke.supervision.execution import NoProcess, SpawnFailed, Streams, execute, take_note
+from spoke.supervision.execution import NO_ROOM, NoRoom, SpawnFailed, Streams, execute, take_note
 from spoke.supervision.log_pump import LogPump
 from spoke.supervision.masking import Masker
 from spoke.supervision.run_dir import (
@@ -112,8 +112,8 @@ def keep(fds: KeeperFds, home_fd: int) -> Kept:
     linux.set_process_name("hubspoke-keeper")
     try:
         is_as_new = _keep_agent(fds)
-    except NoProcess as error:
-        _give_up(fds, f"fork: {error}")
+    except NoRoom as error:
+        _give_up(fds, str(error))
         return Kept.SPENT
     except Exception:
         write_file(CRASH, traceback.format_exc().encode(errors="replace"), fds.run, durable=False)
@@ -155,7 +155,12 @@ def _write_identity(run_fd: int, started_at: str) -> None:
     try:
         write_file(KEEPER, encode_keeper(_identity(started_at)), run_fd, durable=False)
     except OSError as error:
-        raise SpawnFailed(f"{KEEPER}: {error.strerror}") from error
+        raise _failed(KEEPER, error) from error
+
+
+def _failed(what: str, error: OSError) -> SpawnFailed | NoRoom:
+    """Return what it means that a start came to its end at this: what may be over soon is tried again."""
+    return (NoRoom if error.errno in NO_ROOM else SpawnFailed)(f"{what}: {error.strerror}")
 
 
 def _identity(started_at: str) -> KeeperRecord:
@@ -190,7 +195,7 @@ def _write_ending(run_fd: int, ending: Ending) -> None:
 
 
 class Keeper:
-    """Starts the agent of `spec` and sees it to its end; raises SpawnFailed or NoProcess when it cannot be started."""
+    """Starts the agent of `spec` and sees it to its end; raises SpawnFailed or NoRoom when it cannot be started."""
 
     def __init__(self, spec: LaunchSpec, token: str, fds: KeeperFds, started_at: str) -> None:
         now = time.monotonic()
@@ -212,7 +217,7 @@ class Keeper:
             stdin_fd = _open_stdin() if self._talk is None else self._talk.stdin_fd
             self._pipe_fd, output_fd = os.pipe()
         except OSError as error:
-            raise SpawnFailed(f"run directory: {error.strerror}") from error
+            raise _failed("run directory", error) from error
         os.set_blocking(self._pipe_fd, False)
         self._agent = self._spawn(spec, token, stdin_fd, output_fd)
         os.close(output_fd)
@@ -227,11 +232,11 @@ class Keeper:
             self._allowance = Allowance(spec)
             procs_fd = self._allowance.open_procs()
         except OSError as error:
-            raise SpawnFailed(f"control group {spec.cgroup}: {error.strerror}") from error
+            raise _failed(f"control group {spec.cgroup}", error) from error
         limited = replace(spec, limits=self._allowance.limits)
         try:
             pid = execute(limited, token, Streams(stdin_fd, output_fd, procs_fd), self._run_fd)
-        except (NoProcess, SpawnFailed):
+        except (NoRoom, SpawnFailed):
             self._allowance.close()
             raise
         finally:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from spoke.supervision import linux
-from spoke.supervision.execution import NoProcess, Streams, execute
+from spoke.supervision.execution import NoRoom, Streams, execute
 from spoke.supervision.run_dir import KEEPER, Limits, RunState, decode_keeper
 from spoke.supervision.supervisor import LaunchFailed, Supervisor
 
@@ -67,12 +67,20 @@ def _without_glibcs(line: str) -> str:
     return f"{name} {int(mask, 16) & ~GLIBC_ONLY}" if name == "SigIgn" else line
 
 
-@pytest.mark.parametrize("nofile", ["", "100"], ids=["spawned", "forked"])
-def test_without_room_for_a_process_a_start_may_be_tried_again(tmp_path: Path, nofile: str) -> None:
-    command = (sys.executable, "-m", f"{__package__}.crowded", str(tmp_path / "run"), nofile)
+@pytest.mark.fault(29)
+@pytest.mark.parametrize(
+    ("nofile", "unwritten", "reason"),
+    [
+        pytest.param("", "", "fork: Resource temporarily unavailable", id="spawned"),
+        pytest.param("100", "", "fork: Resource temporarily unavailable", id="forked"),
+        pytest.param("", "keeper.json.tmp", "keeper.json: No space left on device", id="no keeper.json"),
+        pytest.param("", "log", "run directory: No space left on device", id="no log"),
+    ],
+)
+def test_without_room_a_start_may_be_tried_again(tmp_path: Path, nofile: str, unwritten: str, reason: str) -> None:
+    command = (sys.executable, "-m", f"{__package__}.crowded", str(tmp_path / "run"), nofile, unwritten)
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
-    reason = "fork: Resource temporarily unavailable"
     assert done.stdout.splitlines() == [reason, "SPENT", "[]", f"lost: {reason}"]
 
 
@@ -109,7 +117,7 @@ def test_no_other_program_is_executed_because_there_was_no_room_for_a_moment(
     with open(os.devnull, "r+b") as null:  # noqa: PTH123 - a device
         (work / "true").touch(0o755)
         spec = program(("true",), work, env={"PATH": f"/usr/local/none:{work}:/usr/bin:/bin"})
-        with pytest.raises(NoProcess):
+        with pytest.raises(NoRoom):
             execute(spec, "token", Streams(null.fileno(), null.fileno()), home_fd)
     os.close(home_fd)
     assert tried == [f"{work}/true"], "neither further, nor where there is nothing"
