@@ -20,7 +20,11 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
 
 async def _heeding(coroutine: Coroutine[Any, Any, T]) -> T:
     result = await coroutine
+    _check_wanted()
+    return result
+
+
+def _check_wanted() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
-    return result

@@ -36,3 +36,11 @@ def test_ctrl_c_ends_what_runs_also_where_something_below_forgets_it(forgetful: 
 
 def test_what_ended_by_a_time_limit_is_no_interruption() -> None:
     assert run_async(_go_on()) == "done"
+
+
+async def _answer() -> int:
+    return 7
+
+
+def test_what_a_coroutine_returns_is_returned() -> None:
+    assert run_async(_answer()) == 7
