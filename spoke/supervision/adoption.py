@@ -42,6 +42,7 @@ from spoke.supervision.run_dir import (
 
 _SWEEP_LIMIT_S: Final = 10.0
 _SWEEP_PAUSE_S: Final = 0.01
+_HOPPERS_S: Final = 0.1
 _QUIET_LOOKS: Final = 3
 """What forks while we look may be in neither place that we look at."""
 
@@ -159,7 +160,10 @@ def _sweep(token: str, group: Cgroup | None) -> Receipt | None:
     give_up_at = time.monotonic() + _SWEEP_LIMIT_S
     quiet = 0
     while quiet < _QUIET_LOOKS and time.monotonic() < give_up_at:
+        newest = linux.newest_pid()
         quiet = 0 if (found := _find(token)) else quiet + 1
+        if not found and linux.newest_pid() != newest:
+            _stop_hoppers(token)
         for process in found:
             first_at = first_at or linux.now_rfc3339()
             linux.signal_process(process, signal.SIGKILL)
@@ -169,6 +173,16 @@ def _sweep(token: str, group: Cgroup | None) -> Receipt | None:
     if first_at is None:
         return None
     return Receipt((SignalSent("SIGKILL", first_at),), survivors=len(found))
+
+
+def _stop_hoppers(token: str) -> None:
+    """Stop, for the next look to find it, who is its own child again and again: gone before a look comes to it."""
+    give_up_at, mark = time.monotonic() + _HOPPERS_S, mark_of(token)
+    while time.monotonic() < give_up_at:
+        newest = linux.newest_pid()
+        for pid in range(newest, newest + 3):
+            if linux.mark_of(pid) == mark and (stat := linux.stat_of(pid)) is not None:
+                linux.signal_process(linux.Process(pid, stat.start_ticks), signal.SIGSTOP)
 
 
 def _find(token: str) -> list[linux.Process]:

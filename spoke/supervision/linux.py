@@ -143,6 +143,14 @@ def _parse_stat(content: bytes) -> ProcessStat:
     return ProcessStat(state.decode(), int(ppid), int(pgrp), int(start_ticks), int(threads), int(rss_pages))
 
 
+def newest_pid() -> int:
+    """Return the process id that was given out last, 0 where /proc does not say."""
+    try:
+        return int(_read("/proc/loadavg").split()[-1])
+    except OSError:
+        return 0
+
+
 def lists_children() -> bool:
     """Say whether this kernel lists children in /proc (CONFIG_PROC_CHILDREN); nothing here works without."""
     return Path(f"/proc/self/task/{os.getpid()}/children").exists()

@@ -35,7 +35,7 @@ from spoke.supervision.run_dir import (
 )
 from spoke.supervision.supervisor import LaunchFailed, LaunchRefused, Supervisor
 
-from .agents import ESCAPE, program, python, says, shell, until
+from .agents import ESCAPE, HOP, program, python, says, shell, until
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -172,6 +172,20 @@ def cmdline_of(pid: int) -> bytes:
 def _is_dead(pid: int) -> bool:
     stat = linux.stat_of(pid)
     return stat is None or stat.state == "Z"
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize("limits", [Limits(), Limits(nofile=100)], ids=["spawned", "forked"])
+async def test_what_is_never_the_same_process_for_long_is_found_without_its_keeper(
+    supervisor: Supervisor, run_dir: Path, work: Path, limits: Limits
+) -> None:
+    await supervisor.start(run_dir, python(HOP, work, limits=limits))
+    await until(says(run_dir, "hopping"))
+    os.kill(keeper_of(run_dir), signal.SIGKILL)
+    ending = await supervisor.wait(run_dir)
+    assert ending.cause == "lost"
+    assert ending.receipt is not None
+    assert ending.receipt.survivors == 0
 
 
 async def test_a_lost_run_is_settled_once(supervisor: Supervisor, run_dir: Path, work: Path) -> None:
