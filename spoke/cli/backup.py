@@ -33,6 +33,7 @@ def backup(context: SpokeContext, file: str) -> None:
     from common.audit_file import acting
     from common.backup import write_backup
     from common.backup_command import back_up
+    from common.interruptible import run_async
     from common.logs import configure_quietly
     from spoke.node import Spoke
 
@@ -43,8 +44,6 @@ def backup(context: SpokeContext, file: str) -> None:
         actor = acting(f"cli:{os.getuid()}")
         with closing(spoke.open_audit()) as audit, closing(spoke.open_trust(audit)) as trust, actor:
             return await write_backup(_backed_up(spoke), audit, trust, target)
-
-    from common.interruptible import run_async
 
     run_async(back_up(file, write, context.out))
 

@@ -181,7 +181,7 @@ def _stop_hoppers(token: str) -> None:
     while time.monotonic() < give_up_at:
         newest = linux.newest_pid()
         for pid in range(newest, newest + 3):
-            if linux.mark_of(pid) == mark and (stat := linux.stat_of(pid)) is not None:
+            if linux.read_mark(pid) == mark and (stat := linux.stat_of(pid)) is not None:
                 linux.signal_process(linux.Process(pid, stat.start_ticks), signal.SIGSTOP)
 
 
@@ -190,7 +190,7 @@ def _find(token: str) -> list[linux.Process]:
     marked = [
         process
         for process in _living_processes()
-        if linux.mark_of(process.pid) == mark or _carries(process.pid, variable)
+        if linux.read_mark(process.pid) == mark or _carries(process.pid, variable)
     ]
     below = [child for process in marked for child in linux.descendants_of(process.pid)]
     return list(dict.fromkeys(marked + below))

@@ -172,8 +172,7 @@ def _give_up(fds: KeeperFds, reason: str) -> None:
     """Say why nothing was executed, to the starter and to whoever asks later: there may be room for it by then."""
     with suppress(OSError):  # who finds no ending knows as much, but for the reason
         write_file(EXIT, encode_ending(Ending("lost", linux.now_rfc3339(), detail=reason)), fds.run, durable=True)
-    with suppress(BrokenPipeError):
-        os.write(fds.status, reason.encode())
+    _tell_starter(fds, reason.encode())
 
 
 def _tell_starter(fds: KeeperFds, status: bytes) -> None:

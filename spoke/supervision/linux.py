@@ -108,7 +108,7 @@ def marking(mark: int) -> Iterator[None]:
         resource.setrlimit(_RLIMIT_LOCKS, limits)
 
 
-def mark_of(pid: int) -> int | None:
+def read_mark(pid: int) -> int | None:
     """Return the mark of `pid`, None when it has none or has ended."""
     with suppress(OSError):
         for line in _read(f"/proc/{pid}/limits").splitlines():

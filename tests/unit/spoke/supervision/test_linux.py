@@ -70,11 +70,11 @@ def test_a_mark_outlives_an_emptied_environment_and_is_taken_off_again() -> None
         assert process.stdout is not None
         process.stdout.readline()
         family = [process.pid, *linux.children_of(process.pid)]
-        assert [linux.mark_of(pid) for pid in family] == [2**61 + 1] * 2
+        assert [linux.read_mark(pid) for pid in family] == [2**61 + 1] * 2
         for pid in family:
             os.kill(pid, signal.SIGKILL)
-    assert linux.mark_of(os.getpid()) is None
-    assert linux.mark_of(process.pid) is None
+    assert linux.read_mark(os.getpid()) is None
+    assert linux.read_mark(process.pid) is None
 
 
 def test_where_somebody_limits_file_locks_there_is_no_mark() -> None:
@@ -82,7 +82,7 @@ def test_where_somebody_limits_file_locks_there_is_no_mark() -> None:
         resource.setrlimit(10, (7, 7))  # RLIMIT_LOCKS
 
     script = (
-        "from spoke.supervision import linux; import os\nwith linux.marking(2**61): print(linux.mark_of(os.getpid()))"
+        "from spoke.supervision import linux; import os\nwith linux.marking(2**61): print(linux.read_mark(os.getpid()))"
     )
     done = subprocess.run((sys.executable, "-c", script), check=True, capture_output=True, preexec_fn=limit)
     assert done.stdout == b"7\n"
